@@ -66,8 +66,7 @@ def open_session(path: Path, device: Device = "auto") -> Session:
         reason = f"CUDA did not start for {path}"
     if device == "cuda":
         raise DeviceError(
-            f"--device cuda cannot run here: {reason}; "
-            "install unmask[cuda] and an NVIDIA driver, or use --device cpu"
+            f"--device cuda cannot run here: {reason}; install unmask[cuda] and an NVIDIA driver, or use --device cpu"
         )
     return _load(path, [CPU])
 
@@ -91,7 +90,7 @@ def explain_missing_cuda() -> str | None:
 
 @cache
 def _import_runtime() -> Any:
-    import onnxruntime  # noqa: PLC0415 - slow to load, and --help must not pay for it
+    import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)  # a failed CUDA start prints pages; we say it in a sentence
     return onnxruntime
@@ -103,4 +102,6 @@ def _load(path: Path, providers: list[str]) -> Session:
         return Session(ort.InferenceSession(str(path), providers=providers), path)
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         text = " ".join(str(error).split())
-        raise FormatError(f"{path} is not an ONNX model that onnxruntime {ort.__version__} loads: {text[:300]}") from error
+        raise FormatError(
+            f"{path} is not an ONNX model that onnxruntime {ort.__version__} loads: {text[:300]}"
+        ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -46,12 +47,16 @@ class SamplingSpec(Spec):
             raise UsageError(f"sampling {text!r} is not understood; write even:COUNT, for example even:32")
         return cls(count=int(count), clips=clips, min_frames=min(4, int(count)))
 
-    def cut_clips(self, duration_s: float) -> list[tuple[float, float]]:
-        """(start, end) of each clip in seconds from the first frame."""
+    def cut_clips(self, duration_s: float, frames: int) -> list[tuple[float, float]]:
+        """(start, end) of each clip in seconds from the first frame.
+
+        There are never more clips than `frames` can fill, so a file that claims years costs nothing.
+        """
         # A container's rounding must not add a clip to a video of just ten seconds.
         count = self.clips or max(1, math.ceil(round(duration_s / self.clip_s, 3)))
-        edges = np.linspace(0.0, duration_s, count + 1)
-        return [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        count = min(count, max(1, frames // self.min_frames))
+        edges = np.linspace(0.0, duration_s, count + 1).tolist()
+        return list(pairwise(edges))
 
     def sample_instants(self, start_s: float, end_s: float) -> NDArray[np.float64]:
         """The instants of one clip, in seconds from the first frame, ascending."""

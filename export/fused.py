@@ -1,0 +1,64 @@
+"""A fused model in use: crops of clips in, calibrated logits and probabilities out, every shape checked first.
+
+crops    uint8 (B, T, S, S, 3) RGB     frames past a clip's length may hold anything
+lengths  int64 (B,)                    1 <= length <= T
+logit    float (B,)                    calibrated clip logit
+prob     float (B,)                    sigmoid(logit): the probability that the clip is fake
+frame_prob float (B, T)                the same a frame; -1 past a clip's length
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.contract import Contract, read_contract
+from extract.errors import UnmaskError
+from extract.session import Device, open_session
+
+INPUTS = ("crops", "lengths")
+OUTPUTS = ("logit", "prob", "frame_prob")
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """What the model says of a batch of clips."""
+
+    logit: NDArray[np.float32]  # (B,)
+    prob: NDArray[np.float32]  # (B,)
+    frame_prob: NDArray[np.float32]  # (B, T)
+
+
+class FusedModel:
+    """`scorer.onnx` loaded for inference; `provider` names what really runs it."""
+
+    def __init__(self, path: Path, device: Device = "auto") -> None:
+        self._session = open_session(path, device)
+        self.contract: Contract = read_contract(self._session)
+        self.provider = self._session.provider
+
+    def run(self, crops: NDArray[np.uint8], lengths: NDArray[np.int64]) -> ClipScores:
+        """Scores a batch of clips; input that the graph would score quietly or die of is an UnmaskError."""
+        require_batch(crops, lengths, self.contract.fingerprint.crop.size_px)
+        found = self._session.run({"crops": crops, "lengths": lengths})
+        return ClipScores(*(found[name] for name in OUTPUTS))
+
+
+def require_batch(crops: NDArray[Any], lengths: NDArray[Any], size_px: int) -> None:
+    """Refuses a batch the graph must not see: an empty one ends the process, a wrong length scores in silence."""
+    if crops.ndim != 5 or crops.shape[2:] != (size_px, size_px, 3) or crops.dtype != np.uint8:
+        raise UnmaskError(
+            f"crops are {crops.dtype} {crops.shape}, expected uint8 (clips, frames, {size_px}, {size_px}, 3)"
+        )
+    if 0 in crops.shape:
+        raise UnmaskError(f"crops are {crops.shape}: an empty batch cannot be scored")
+    if lengths.shape != crops.shape[:1] or lengths.dtype != np.int64:
+        raise UnmaskError(f"lengths are {lengths.dtype} {lengths.shape}, expected int64 ({crops.shape[0]},)")
+    if lengths.min() < 1 or lengths.max() > crops.shape[1]:
+        raise UnmaskError(
+            f"lengths go from {lengths.min()} to {lengths.max()}, expected 1 to {crops.shape[1]}, the frames a clip"
+        )

@@ -1,0 +1,63 @@
+"""Backbone files in use: `backbone.onnx` takes uint8 RGB crops (N, S, S, 3) and gives features (N, D)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.errors import FormatError, UnmaskError
+from extract.files import hash_file
+from extract.session import Device, Session, open_session
+from extract.specs import BackboneSpec
+
+FORMAT = "unmask-backbone/1"
+KEY = "unmask.backbone"
+BATCH = 16  # ResNeXt-50 on a CPU is no faster beyond, and memory grows
+
+
+class Backbone:
+    """A backbone file loaded for inference; `provider` names what really runs it."""
+
+    def __init__(self, path: Path, device: Device = "auto") -> None:
+        self.path = path
+        self._session = open_session(path, device)
+        self.spec = _read_spec(self._session)
+        self.provider = self._session.provider
+
+    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features (N, D) of crops (N, S, S, 3), a batch of 16 at a time."""
+        expected = (self.spec.crop_px, self.spec.crop_px, 3)
+        if crops.shape[1:] != expected or crops.dtype != np.uint8:
+            raise UnmaskError(f"crops are {crops.dtype} {crops.shape[1:]}, {self.spec.name} expects uint8 {expected}")
+        features = np.empty((len(crops), self.spec.dim), np.float32)
+        for start in range(0, len(crops), BATCH):
+            batch = slice(start, start + BATCH)
+            features[batch] = self._session.run({"crops": crops[batch]})["features"]
+        return features
+
+
+def measure_feature_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Largest difference of features (N, D), each dimension measured in its own standard deviation over N.
+
+    Random weights give features of any size, so an absolute difference says nothing. A dimension that hardly
+    moves (a dead unit) is measured against a hundredth of the mean deviation instead of its own.
+    """
+    deviation = expected.std(axis=0)
+    floor = max(float(deviation.mean()) / 100, 1e-12)
+    return float((np.abs(found - expected) / np.maximum(deviation, floor)).max())
+
+
+def _read_spec(session: Session) -> BackboneSpec:
+    path = session.path
+    document = session.read_document(KEY)
+    if document is None:
+        raise FormatError(f"{path} is no backbone file; wrap an ONNX model with `unmask backbone {path} --out ...`")
+    if document.get("format") != FORMAT:
+        raise FormatError(f"{path} has the format {document.get('format')!r}, expected {FORMAT!r}; make it again")
+    known = {key: value for key, value in document.items() if key in BackboneSpec.model_fields}
+    try:
+        return BackboneSpec.model_validate({**known, "sha256": hash_file(path)})
+    except ValueError as error:
+        raise FormatError(f"{path}: its description is not understood ({error}); make it again") from error

@@ -1,0 +1,88 @@
+"""ONNX files of ours: one file, standard operators, versions that today's runtimes read, one JSON document inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx.onnx_pb import ModelProto
+
+from extract.errors import FormatError, UsageError
+from extract.files import write_aside
+
+OPSET = 18
+IR_VERSION = 10
+
+
+def load_model(path: Path) -> ModelProto:
+    """Reads and checks an ONNX file, with its external data if it has some."""
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf, onnx and the file system each have their own errors
+        text = " ".join(str(error).split())
+        raise FormatError(f"{path} is not a valid ONNX model: {text[:200]}") from error
+    return model
+
+
+def align_versions(model: ModelProto, opset: int = OPSET) -> ModelProto:
+    """Brings a model to at least `opset`, its imports listed once, and to one IR version."""
+    own = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if own < opset:
+        model = version_converter.convert_version(model, opset)
+        own = opset
+    others = {entry.domain: entry.version for entry in model.opset_import if entry.domain not in ("", "ai.onnx")}
+    used = {node.domain for node in model.graph.node}
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", own))
+    model.opset_import.extend(helper.make_opsetid(d, v) for d, v in sorted(others.items()) if d in used)
+    model.ir_version = IR_VERSION
+    return model
+
+
+def save_model(model: ModelProto, path: Path, key: str, document: dict[str, Any]) -> None:
+    """Checks a model and writes it as one file with `document` in its metadata; the same model, the same bytes."""
+    helper.set_model_props(model, {key: json.dumps(document, sort_keys=True, ensure_ascii=False)})
+    onnx.checker.check_model(model, full_check=True)
+    with write_aside(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def accept_pixels(
+    model: ModelProto, input_name: str, size_px: int, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Puts the normalisation in front: `crops` uint8 (N, S, S, 3) RGB instead of float (N, 3, S, S).
+
+    The float input was (pixel / 255 - mean) / std, per channel.
+    """
+    graph = model.graph
+    constants = {
+        "pixels/mean": np.array(mean, np.float32).reshape(1, 1, 1, 3) * 255,
+        "pixels/std": np.array(std, np.float32).reshape(1, 1, 1, 3) * 255,
+    }
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    steps = [
+        helper.make_node("Cast", ["crops"], ["pixels/float"], "pixels/cast", to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["pixels/float", "pixels/mean"], ["pixels/centred"], "pixels/sub"),
+        helper.make_node("Div", ["pixels/centred", "pixels/std"], ["pixels/scaled"], "pixels/div"),
+        helper.make_node("Transpose", ["pixels/scaled"], [input_name], "pixels/transpose", perm=[0, 3, 1, 2]),
+    ]
+    nodes = [*steps, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info("crops", TensorProto.UINT8, ["N", size_px, size_px, 3]))
+
+
+def name_output(model: ModelProto, output_name: str, name: str, dim: int) -> None:
+    """Makes the flattened `output_name` the only output, called `name`, float (N, dim)."""
+    model.graph.node.append(helper.make_node("Flatten", [output_name], [name], f"{name}/flatten", axis=1))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", dim]))

@@ -1,0 +1,77 @@
+"""One small pipeline for all tests that need one: real footage, a tiny backbone, a trained head, a model folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from extract.backbones import Backbone
+from extract.manifest import ManifestVideo, write_manifest
+from extract.mtcnn import open_mtcnn
+from extract.run import Extractor, extract_manifest
+from tests.fakes import FixedDetector, make_tiny_backbone
+from tests.media import carphone_frames, write_video
+
+FACE = (48.0, 30.0, 112.0, 108.0)  # in the carphone footage
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Where the artefacts of every stage lie."""
+
+    folder: Path
+    videos: list[ManifestVideo]
+    manifest: Path
+    backbone: Path
+    cache: Path
+    run: Path
+    model: Path
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """Every stage on 24 short clips of the talking face, half of them with a blurred face."""
+    from export.run import export_run
+    from train.config import FitConfig
+    from train.run import train_run
+    from train.schemes import TrainConfig
+
+    folder = tmp_path_factory.mktemp("pipeline")
+    made = Pipeline(
+        folder,
+        make_videos(folder),
+        *(folder / name for name in ("videos.csv", "backbone.onnx", "features.h5", "run", "model")),
+    )
+    write_manifest(made.manifest, made.videos)
+    make_tiny_backbone(folder).rename(made.backbone)
+    detector = FixedDetector(FACE, spec=open_mtcnn().spec)  # a detector that scoring can open by its name
+    extract_manifest(made.videos, Extractor(detector, Backbone(made.backbone, "cpu")), made.cache)
+    train_run(made.cache, made.run, TrainConfig(FitConfig(epochs=8)))
+    export_run(made.run, made.backbone, made.model)
+    return made
+
+
+def make_videos(folder: Path) -> list[ManifestVideo]:
+    """Twelve groups, each a real clip and its fake, in train, val and test."""
+    footage = carphone_frames(48)
+    videos = []
+    for number in range(12):
+        cut = footage[4 * number % 36 :][:12]
+        split = ("train", "train", "val", "test")[number % 4]
+        for label, frames in (("real", cut), ("fake", [blur_face(f) for f in cut])):
+            path = write_video(folder / f"{number}-{label}.mp4", frames)
+            videos.append(ManifestVideo(path.name, path, label, split, f"g{number}", f"p{number}", "toy"))  # type: ignore[arg-type]
+    return videos
+
+
+def blur_face(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy whose face is smeared."""
+    x0, y0, x1, y1 = (int(v) for v in FACE)
+    copy = np.array(frame)
+    copy[y0:y1, x0:x1] = cv2.GaussianBlur(copy[y0:y1, x0:x1], (0, 0), 4)
+    return copy

@@ -1,0 +1,68 @@
+"""Stand-ins with known answers: a detector that says where the face is, and small networks as ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper, save
+
+from extract.backbone_files import wrap_backbone
+from extract.detectors import Detections
+from extract.specs import BackboneSpec, DetectorSpec, Fingerprint
+
+
+class FixedDetector:
+    """Finds the boxes it was told, in every frame that is not black."""
+
+    def __init__(
+        self, *boxes: tuple[float, float, float, float], score: float = 0.9, spec: DetectorSpec | None = None
+    ) -> None:
+        self.spec = spec or DetectorSpec(kind="mtcnn", name="fixed", package="fixed==1")
+        self.provider = "test"
+        self._boxes = np.array(boxes, np.float32).reshape(-1, 4)
+        self._score = score
+        self.batches: list[tuple[int, ...]] = []
+
+    def detect(self, frames: NDArray[np.uint8]) -> list[Detections]:
+        """The boxes, or none for a black frame."""
+        self.batches.append(frames.shape)
+        count = [len(self._boxes) if frame.max() > 3 else 0 for frame in frames]
+        return [Detections(self._boxes[:n], np.full(n, self._score, np.float32)) for n in count]
+
+
+def write_tiny_network(
+    path: Path, dim: int = 8, crop_px: int | str = 32, batch: int | str = "N", seed: int = 0
+) -> Path:
+    """An ONNX network as a user may have one: float (N, 3, S, S) -> (N, dim), convolution, ReLU, mean."""
+    rng = np.random.default_rng(seed)
+    kernel = rng.normal(0, 0.4, (dim, 3, 5, 5)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["picture", "kernel"], ["edges"], strides=[3, 3]),
+            helper.make_node("Relu", ["edges"], ["positive"]),
+            helper.make_node("GlobalAveragePool", ["positive"], ["features"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("picture", TensorProto.FLOAT, [batch, 3, crop_px, crop_px])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [batch, dim, 1, 1])],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def make_tiny_backbone(folder: Path, dim: int = 8, crop_px: int = 32, seed: int = 0) -> Path:
+    """A backbone file of the tiny network."""
+    out = folder / f"backbone-{dim}-{crop_px}-{seed}.onnx"
+    wrap_backbone(write_tiny_network(folder / f"tiny-{seed}.onnx", dim, crop_px, seed=seed), out)
+    return out
+
+
+def make_fingerprint(dim: int = 8, trained: bool = True) -> Fingerprint:
+    """A fingerprint of things that do not exist."""
+    backbone = BackboneSpec(
+        name="tiny", sha256="0" * 64, weights="random:0", weights_sha256="0" * 64, dim=dim, crop_px=32, trained=trained
+    )
+    return Fingerprint(backbone=backbone, detector=DetectorSpec(kind="mtcnn", name="fixed", package="fixed==1"))

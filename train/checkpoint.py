@@ -1,0 +1,224 @@
+"""The run directory: `head.safetensors`, `run.json`, `predictions.csv` and plots, written whole and read with checks.
+
+head.safetensors   the head's weights, float32
+run.json           RunDocument: everything that was asked, found and measured
+predictions.csv    one line a usable video (PredictionRow)
+*.png              ROC, confusion and loss
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from extract.errors import FormatError, UsageError
+from extract.files import hash_file, write_directory_aside
+from extract.specs import AggregateSpec, Fingerprint, Spec
+from train.calibrate import Calibration, Source, Threshold
+from train.config import FitConfig, HeadConfig, Purpose
+from train.fit import Epoch
+from train.head import Head
+from train.metrics import Metrics
+from train.splits import Overlap, Protocol
+
+FORMAT: Literal["unmask-run/1"] = "unmask-run/1"
+DOCUMENT, WEIGHTS, PREDICTIONS = "run.json", "head.safetensors", "predictions.csv"
+
+
+class CacheSource(Spec):
+    """Which features were used; `sha256` is that of the file, null for a cache that was never one."""
+
+    name: str
+    path: str
+    sha256: str | None
+
+
+class SplitCount(Spec):
+    """What a split holds."""
+
+    real: int
+    fake: int
+    groups: int
+
+
+class SplitRecord(Spec):
+    """Who was where. With folds, `train` means every video of the folds: the saved head has seen them all."""
+
+    protocol: Protocol
+    folds: int | None
+    counts: dict[str, SplitCount]
+    overlap: Overlap
+    ungrouped: int
+    assignment: dict[str, Literal["train", "val", "test"]]
+
+
+class FoldRecord(Spec):
+    """One fold: its own epoch, calibration and threshold, all chosen on its validation fold, and its AUC."""
+
+    fold: int
+    best_epoch: int
+    calibration: Calibration
+    threshold: Threshold
+    auc: float | None
+    curve: tuple[Epoch, ...]
+
+
+class RunDocument(Spec):
+    """`run.json`.
+
+    `calibration` and `threshold` belong to the saved head; `calibrated_on` names the predictions they were fitted
+    to. `out_of_fold` judges each fold by the calibration and threshold of its own validation fold, never by these.
+    """
+
+    format: Literal["unmask-run/1"] = FORMAT
+    purpose: Purpose
+    untrained_backbone: bool
+    device: str
+    versions: dict[str, str]
+    cache: CacheSource
+    fingerprint: Fingerprint
+    excluded: dict[str, int]
+    split: SplitRecord
+    head: HeadConfig
+    fit: FitConfig
+    aggregate: AggregateSpec = AggregateSpec()
+    best_epoch: int
+    curve: tuple[Epoch, ...]
+    calibrated_on: Source
+    calibration: Calibration
+    threshold: Threshold
+    test: Metrics | None
+    out_of_fold: Metrics | None
+    mean_fold_auc: float | None
+    folds: tuple[FoldRecord, ...]
+    warnings: tuple[str, ...]
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class PredictionRow:
+    """One video's prediction.
+
+    `logit` is uncalibrated. `in_training` says whether the weights that made this very prediction saw the video in
+    training: with folds it is a held-out prediction, by the fold's head, calibration and threshold.
+    """
+
+    id: str
+    label: str
+    split: str
+    fold: int | None
+    group: str
+    dataset: str
+    method: str
+    logit: float
+    p_fake: float
+    outcome: str
+    in_training: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that was opened and understood."""
+
+    path: Path
+    document: RunDocument
+
+
+def require_free(path: Path, overwrite: bool) -> None:
+    """Refuses to replace anything but a run of ours, and that only with `overwrite`."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not path.is_dir() or not _is_run(path):
+        raise UsageError(f"{path} exists and is not a run of unmask; choose another --out")
+    if not overwrite:
+        raise UsageError(f"{path} already holds a run; give --overwrite to replace it, or choose another --out")
+
+
+def save_run(
+    path: Path,
+    head: Head,
+    document: RunDocument,
+    predictions: list[PredictionRow],
+    plots: Mapping[str, Callable[[Path], None]],
+    overwrite: bool = False,
+) -> Run:
+    """Writes a run directory, whole or not at all; each plot is a function that writes the file it is given."""
+    require_free(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_directory_aside(path) as temporary:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+        (temporary / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+        document = document.model_copy(update={"weights_sha256": hash_file(temporary / WEIGHTS)})
+        (temporary / DOCUMENT).write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        with (temporary / PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([field.name for field in fields(PredictionRow)])
+            writer.writerows(astuple(row) for row in predictions)
+        for name, draw in plots.items():
+            draw(temporary / name)
+    return Run(path, document)
+
+
+def load_run(path: Path) -> Run:
+    """Opens a run directory; one that is missing, damaged or of another version is refused."""
+    if not path.is_dir():
+        raise UsageError(f"no such run: {path}; make one with `unmask train`")
+    if not (path / DOCUMENT).is_file():
+        raise FormatError(f"{path} is not a run: it has no {DOCUMENT}; give a directory that `unmask train` wrote")
+    try:
+        found = json.loads((path / DOCUMENT).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path / DOCUMENT} is damaged: {error}; train again") from error
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise FormatError(f"{path / DOCUMENT} has the format {version!r}, expected {FORMAT!r}; train again")
+    try:
+        return Run(path, RunDocument.model_validate(found))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise FormatError(f"{path / DOCUMENT} is damaged at {place}: {first['msg']}; train again") from error
+
+
+def load_head(run: Run) -> Head:
+    """The head of a run on the CPU, in evaluation mode; weights that are not those of its run.json are refused."""
+    file = run.path / WEIGHTS
+    if not file.is_file():
+        raise FormatError(f"{run.path} has no {WEIGHTS}; the run is damaged, train again")
+    found = hash_file(file)
+    if found != run.document.weights_sha256:
+        raise FormatError(
+            f"{file} was changed after training: its sha256 is {found[:12]}, expected "
+            f"{run.document.weights_sha256[:12]}; train again"
+        )
+    head = Head(run.document.head)
+    try:
+        weights = load_file(file)
+    except SafetensorError as error:
+        raise FormatError(f"{file} is damaged: {error}; train again") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if shapes != expected:
+        wrong = next(n for n in sorted({*shapes, *expected}) if shapes.get(n) != expected.get(n))
+        raise FormatError(
+            f"{file}: {wrong} has the shape {shapes.get(wrong)}, but {DOCUMENT} describes a head in which it is "
+            f"{expected.get(wrong)}; train again"
+        )
+    head.load_state_dict(weights)
+    return head.eval()
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        found = json.loads((path / DOCUMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and str(found.get("format")).startswith("unmask-run/")

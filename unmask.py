@@ -1,0 +1,72 @@
+"""unmask: tells whether the faces in a video are real. The front door of command line and library."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from serve.scorer import Scorer
+    from serve.verdict import Verdict
+
+__all__ = ["Scorer", "Verdict", "main"]
+
+# command -> (module, attribute): loaded only when it is called, so that --help stays quick
+COMMANDS = {
+    "doctor": ("extract.cli", "doctor_command"),
+    "backbone": ("extract.cli", "backbone_command"),
+    "detector": ("extract.cli", "detector_command"),
+    "manifest": ("extract.cli", "manifest_command"),
+    "extract": ("extract.cli", "extract_command"),
+    "cache": ("extract.cli", "cache_group"),
+    "train": ("train.cli", "train_command"),
+    "export": ("export.cli", "export_command"),
+    "score": ("serve.cli", "score_command"),
+    "demo": ("serve.cli", "demo_command"),
+}
+LIBRARY = {"Scorer": "serve.scorer", "Verdict": "serve.verdict"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in LIBRARY:
+        return getattr(import_module(LIBRARY[name]), name)
+    raise AttributeError(f"module 'unmask' has no attribute {name!r}")
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are needed, and whose errors are one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order of the pipeline."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Loads one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command; an error of ours becomes its sentence and its exit code."""
+        from extract.errors import UnmaskError
+
+        try:
+            return super().invoke(ctx)
+        except UnmaskError as error:
+            click.echo(f"unmask: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="unmask", prog_name="unmask")
+def main() -> None:
+    """Tells whether the faces in a video are real."""
+
+
+if __name__ == "__main__":
+    main()
