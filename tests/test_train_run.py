@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from extract.errors import DiskError, FormatError, UnmaskError, UsageError
 from extract.files import hash_file
-from tests.train_data import CacheRecipe, build_cache, make_cache, make_record
+from tests.train_data import CacheRecipe, build_cache, make_cache, make_record, write_features
 from train import cli, run
 from train.aggregate import aggregate_video
 from train.checkpoint import PREDICTIONS, WEIGHTS, Run, load_head, load_run
@@ -172,26 +172,30 @@ def test_videos_without_features_are_left_out_and_counted(tmp_path: Path) -> Non
     assert len(done.document.split.assignment) == 80
 
 
-def test_an_untrained_backbone_is_called_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = make_cache(CacheRecipe(trained=False))
-    monkeypatch.setattr(run, "read_cache", lambda path: cache)
-    (tmp_path / "f.h5").touch()
-    arguments = [str(tmp_path / "f.h5"), "--out", str(tmp_path / "run"), "--epochs", "2"]
+def test_an_untrained_backbone_is_called_untrained(tmp_path: Path) -> None:
+    features = write_features(tmp_path / "f.h5", make_cache(CacheRecipe(trained=False)))
+    arguments = [str(features), "--out", str(tmp_path / "run"), "--epochs", "2"]
     result = CliRunner().invoke(cli.train_command, arguments)
     assert result.exit_code == 0, result.output
     assert "UNTRAINED" in result.stdout
     assert load_run(tmp_path / "run").document.untrained_backbone
 
 
-def test_the_command_prints_its_summary_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "read_cache", lambda path: make_cache())
-    (tmp_path / "f.h5").touch()
-    arguments = [str(tmp_path / "f.h5"), "--out", str(tmp_path / "run"), "--epochs", "2", "--purpose", "demo", "--json"]
+def test_the_command_prints_its_summary_as_json(tmp_path: Path) -> None:
+    features = write_features(tmp_path / "f.h5", make_cache())
+    arguments = [str(features), "--out", str(tmp_path / "run"), "--epochs", "2", "--purpose", "demo", "--json"]
     result = CliRunner().invoke(cli.train_command, arguments)
     summary = json.loads(result.stdout)
     assert set(summary["test"]["auc"]) == {"value", "low", "high"}
     assert summary["purpose"] == "demo"
     assert "assignment" not in summary["split"]
+
+
+def test_a_cache_file_trains_like_the_same_cache_in_memory(finished: Run, tmp_path: Path) -> None:
+    features = write_features(tmp_path / "f.h5", make_cache())
+    done = train_run(features, tmp_path / "run", TrainConfig(QUICK))
+    assert done.document.weights_sha256 == finished.document.weights_sha256
+    assert done.document.cache.sha256 == hash_file(features)
 
 
 def test_every_epoch_is_told_to_whoever_watches(tmp_path: Path) -> None:

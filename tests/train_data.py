@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.cache import ClipTable, FeatureCache, VideoRecord
+from extract.cache import ClipRows, ClipTable, FeatureCache, VideoRecord, VideoResult, write_cache
 from extract.specs import BackboneSpec, DetectorSpec, Fingerprint
 
 DIM = 16
@@ -122,3 +122,28 @@ def build_cache(
         sample_crops=np.zeros((0, 1, 1, 3), dtype=np.uint8),
         sample_rows=np.zeros(0, dtype=np.int64),
     )
+
+
+def write_features(path: Path, cache: FeatureCache) -> Path:
+    """Writes a cache that was made in memory to a file."""
+    table = cache.clips
+
+    def cut_clip(clip: int) -> ClipRows:
+        rows = slice(int(table.start[clip]), int(table.start[clip] + table.length[clip]))
+        return ClipRows(
+            track=int(table.track[clip]),
+            view=int(table.view[clip]),
+            start_s=float(table.start_s[clip]),
+            end_s=float(table.end_s[clip]),
+            times_s=cache.times_s[rows],
+            boxes=cache.boxes[rows],
+            scores=cache.scores[rows],
+            features=cache.features[rows],
+        )
+
+    results = [
+        VideoResult(record, tuple(cut_clip(int(clip)) for clip in np.flatnonzero(table.video == video)))
+        for video, record in enumerate(cache.videos)
+    ]
+    write_cache(path, cache.fingerprint, cache.provenance, results)
+    return path

@@ -94,7 +94,8 @@ def choose_threshold(
     """The highest threshold that still flags a share of `target_recall` of the fakes. Needs both classes.
 
     It is the k-th highest probability of a fake. The recall of such a threshold on new fakes is distributed as
-    Beta(k, n - k + 1) (Wilks 1941), whose 5 % quantile is also the Clopper-Pearson one-sided lower bound.
+    Beta(k, n - k + 1) (Wilks 1941), whose 5 % quantile is also the Clopper-Pearson one-sided lower bound. Both take the
+    videos as independent, so with several fakes of one person the bound is too high.
     """
     from scipy.stats import beta
 

@@ -105,7 +105,7 @@ def _tabulate(run: Run) -> Table:
     judged: dict[str, Metrics | None] = {"out-of-fold": document.out_of_fold, "test": document.test}
     columns = {name: metrics for name, metrics in judged.items() if metrics is not None}
     title = Text(" · ".join(filter(None, [str(run.path), document.purpose, backbone])))
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("video level, 95 % interval by group")
     for name, metrics in columns.items():
         table.add_column(f"{name}: {metrics.n_videos} videos, {metrics.n_fake} fake, {metrics.n_groups} groups")
