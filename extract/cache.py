@@ -272,9 +272,7 @@ def require_fingerprint(found: Fingerprint, expected: Fingerprint, path: Path, r
     require_same(found, expected, f"{path} was made differently", remedy)
 
 
-def pick_samples(
-    video_id: str, crops: Sequence[NDArray[np.uint8]], seed: int = 0, most: int = 4
-) -> tuple[Sample, ...]:
+def pick_samples(video_id: str, crops: Sequence[NDArray[np.uint8]], seed: int = 0, most: int = 4) -> tuple[Sample, ...]:
     """The crops of one video that may become samples: a choice by hash, the same in whatever order videos come."""
     ranked = sorted(
         (int.from_bytes(hashlib.sha256(f"{seed}:{video_id}:{row}".encode()).digest()[:8], "big"), row)
@@ -319,9 +317,7 @@ class _Writer:
             self._file.create_dataset(f"videos/{name}", data=column, dtype=kind)
         kinds = ("i4", "i4", "i2", "i8", "i4", "f8", "f8")
         for place, (field, kind) in enumerate(zip(fields(ClipTable), kinds, strict=True)):
-            self._file.create_dataset(
-                f"clips/{field.name}", data=np.array([c[place] for c in self._clips], dtype=kind)
-            )
+            self._file.create_dataset(f"clips/{field.name}", data=np.array([c[place] for c in self._clips], dtype=kind))
         crops = [crop for _, _, crop in self._samples]
         self._file["samples/priority"] = np.array([p for p, _, _ in self._samples], dtype=np.uint64)
         self._file["samples/row"] = np.array([row for _, row, _ in self._samples], dtype=np.int64)
@@ -347,9 +343,7 @@ def _read_header(path: Path, file: Any) -> tuple[Fingerprint, dict[str, Any]]:
     try:
         return Fingerprint.model_validate_json(file.attrs["fingerprint"]), json.loads(file.attrs["provenance"])
     except ValueError as error:
-        raise FormatError(
-            f"{path}: its fingerprint is not understood ({error}); run `unmask extract` again"
-        ) from error
+        raise FormatError(f"{path}: its fingerprint is not understood ({error}); run `unmask extract` again") from error
 
 
 def _read_column(dataset: Any) -> list[Any]:

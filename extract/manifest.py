@@ -71,9 +71,7 @@ def write_manifest(path: Path, videos: Iterable[ManifestVideo]) -> None:
         writer.writerow(COLUMNS)
         for video in videos:
             relative = Path(os.path.relpath(video.path.resolve(), path.resolve().parent)).as_posix()
-            writer.writerow(
-                [relative, video.label, video.split, video.group, video.pair, video.dataset, video.method]
-            )
+            writer.writerow([relative, video.label, video.split, video.group, video.pair, video.dataset, video.method])
 
 
 def list_videos(directory: Path) -> list[Path]:

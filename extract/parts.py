@@ -68,9 +68,7 @@ class PartStore:
     def add(self, result: VideoResult) -> None:
         """Keeps one result; writes a part when a minute or 256 MiB have gathered."""
         self._pending.append(result)
-        self._pending_bytes += sum(c.features.nbytes for c in result.clips) + sum(
-            s.crop.nbytes for s in result.samples
-        )
+        self._pending_bytes += sum(c.features.nbytes for c in result.clips) + sum(s.crop.nbytes for s in result.samples)
         if self._clock() - self._last_flush >= self._part_s or self._pending_bytes >= MOST_PENDING_BYTES:
             self.flush()
 

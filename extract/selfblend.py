@@ -45,13 +45,15 @@ class Blend:
 def draw_blend(rng: np.random.Generator) -> Blend:
     """One random manipulation, strong enough to be learnt from little footage, weak enough to look like a face."""
     # Skin is warm: it bears more warmth than cold before it looks like a corpse's.
-    warmth = rng.uniform(9, 18) if rng.random() < 0.6 else -rng.uniform(5, 10)
+    warmth = rng.uniform(9, 18) if rng.random() < 0.6 else -rng.uniform(6, 11)
+    sharp = rng.random() < 0.5
     light = _signed(rng, 6, 15)
     return Blend(
-        gain=1 + _signed(rng, 0.05, 0.15),
+        # Less contrast would undo a sharpening.
+        gain=1 + (rng.uniform(0.05, 0.15) if sharp else _signed(rng, 0.05, 0.15)),
         offset=(light + warmth, light + rng.uniform(-4, 4), light - warmth),
         saturation=1 + (rng.uniform(0.1, 0.28) if warmth < 0 else _signed(rng, 0.1, 0.28)),
-        detail=-rng.uniform(0.012, 0.02) if rng.random() < 0.5 else rng.uniform(1.0, 1.7),
+        detail=rng.uniform(1.0, 1.7) if sharp else -rng.uniform(0.012, 0.02),
         shift=(_signed(rng, 0.02, 0.06), _signed(rng, 0.02, 0.06)),
         scale=(1 + _signed(rng, 0.03, 0.08), 1 + _signed(rng, 0.03, 0.08)),
         angle=_signed(rng, 0.02, 0.07),

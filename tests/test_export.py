@@ -146,7 +146,7 @@ def test_checks_without_their_cache_are_not_measured(pipeline: Pipeline, model: 
 def test_an_export_that_computes_something_else_fails(pipeline: Pipeline, model: FusedModel) -> None:
     head = load_head(load_run(pipeline.run))
     with torch.no_grad():
-        head.classify.bias += 0.01
+        head.classify.bias.add_(0.01)
     with pytest.raises(UnmaskError, match="does not compute what its parts compute"):
         check_parity(Reference(Backbone(pipeline.backbone, "cpu"), head, model), None)
 

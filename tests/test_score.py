@@ -151,7 +151,7 @@ def test_a_folder_is_the_videos_below_it(pipeline: Pipeline, bad_files: dict[str
 
 def test_csv_has_a_line_a_file_and_empty_cells_for_no_score(pipeline: Pipeline, bad_files: dict[str, Path]) -> None:
     rows = list(csv.DictReader(score(pipeline.model, bad_files["text"], carphone(), "--csv").stdout.splitlines()))
-    assert [row["outcome"] for row in rows][0] == "NOT_SCORABLE"
+    assert rows[0]["outcome"] == "NOT_SCORABLE"
     assert rows[0]["p_fake"] == ""
     assert 0 < float(rows[1]["p_fake"]) < 1
 

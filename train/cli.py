@@ -29,7 +29,7 @@ MEASURED = ("auc", "balanced_accuracy", "accuracy", "precision", "recall", "f1",
 @click.option("--folds", type=int, default=None, help="Cross-validate by group in so many folds (3 or more).")
 @click.option("--seed", type=click.IntRange(min=0), default=FIT.seed, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=FIT.epochs, show_default=True, help="At most so many.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=FIT.batch_size, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=None, help="8 to 64 by the clips, unless given.")
 @click.option(
     "--learning-rate", type=click.FloatRange(min=0, min_open=True), default=FIT.learning_rate, show_default=True
 )

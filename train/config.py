@@ -22,11 +22,14 @@ class HeadConfig(Spec):
 
 
 class FitConfig(Spec):
-    """How a head is fitted; `patience` counts epochs without a better one on validation."""
+    """How a head is fitted; `patience` counts epochs without a better one on validation.
+
+    Without a `batch_size` it is a sixteenth of the training clips, 8 to 64: few clips need as many steps as many do.
+    """
 
     epochs: int = Field(default=60, ge=1)
     patience: int = Field(default=15, ge=1)
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)

@@ -110,7 +110,8 @@ def _train_epoch(
 ) -> float:
     head.train()
     total = torch.zeros((), dtype=torch.float64, device=reader.device)
-    for batch in torch.split(order, config.batch_size):
+    size = config.batch_size or min(64, max(8, len(order) // 16))
+    for batch in torch.split(order, size):
         features, lengths, labels = reader.read_batch(batch)
         _, logits = head(features, lengths)
         loss = functional.binary_cross_entropy_with_logits(logits, labels.float(), weight=weights[labels])
