@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import compose
 
 from extract.backbones import FORMAT, KEY, Backbone, measure_feature_error
+from extract.downloads import limit_waits
 from extract.errors import FormatError, MissingPackageError, UnmaskError, UsageError
 from extract.files import hash_file
 from extract.onnx_files import OPSET, accept_pixels, align_versions, load_model, name_output, save_model
@@ -126,7 +127,9 @@ def _load_resnext(weights: str) -> Network:
     if weights == "imagenet":
         source = ResNeXt50_32X4D_Weights.IMAGENET1K_V1
         try:
-            module.load_state_dict(source.get_state_dict(progress=False, check_hash=True))
+            with limit_waits():
+                state = source.get_state_dict(progress=True, check_hash=True)
+            module.load_state_dict(state)
         except (URLError, OSError, RuntimeError) as error:
             raise MissingPackageError(
                 f"the ImageNet weights of resnext50_32x4d could not be had from {source.url} ({error}); pass that "

@@ -57,9 +57,9 @@ Detect = Callable[[Frames], Sequence[Faces]]
 class DemoPlan:
     """How much is made: pairs of a real and a fake clip in each split, and frames a clip."""
 
-    train: int = 34
-    val: int = 12
-    test: int = 16
+    train: int = 64
+    val: int = 20
+    test: int = 20
     frames: int = 16
 
 

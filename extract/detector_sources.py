@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from extract.downloads import limit_waits
 from extract.errors import FormatError, MismatchError, MissingPackageError, UsageError
 from extract.files import hash_file
 from extract.retinaface import RawFaces
@@ -196,7 +197,8 @@ def download_resnet_weights() -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(RESNET_URL, str(path), hash_prefix=RESNET_SHA256_BEGIN)
+        with limit_waits():
+            torch.hub.download_url_to_file(RESNET_URL, str(path), hash_prefix=RESNET_SHA256_BEGIN)
     except OSError as error:
         raise MissingPackageError(
             f"the weights of RetinaFace ResNet-50 could not be downloaded from {RESNET_URL} ({error}); fetch the "
