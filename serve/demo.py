@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from extract.backbones import Backbone
 from extract.demo_clips import DemoClip, make_demo_clips
 from extract.detectors import Detector, open_detector
 from extract.errors import MissingPackageError, UsageError
-from extract.manifest import ManifestVideo, read_manifest, write_manifest
+from extract.manifest import LABELS, ManifestVideo, read_manifest, write_manifest
 from extract.run import Extractor, extract_manifest
 from extract.specs import BackboneSpec
 from serve.scorer import Scorer
@@ -34,20 +37,38 @@ DETECTORS = ("retinaface-mobile", "mtcnn")
 CLIPS, MANIFEST, FEATURES, RUN, MODEL = "clips", "videos.csv", "features.h5", "run", "model"
 
 
-@dataclass
 class Stages:
-    """Names each stage as it begins, and keeps how long it took."""
+    """The stages one after the other: a bar each while it runs, a line when it is done, and how long it took."""
 
-    console: Console
-    seconds: dict[str, float] = field(default_factory=dict)
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def run(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Times a stage; what it has to say goes to the callback that is yielded."""
+    def run(self, name: str) -> Iterator[Stage]:
+        """Times one stage."""
         begun = time.perf_counter()
-        with self.console.status(name):
-            yield lambda text: self.console.print(f"[bold]{name:9}[/bold] {text}", highlight=False)
+        task = self._progress.add_task(name, total=None)
+        yield Stage(name, task, self._progress)
+        self._progress.remove_task(task)
         self.seconds[name] = time.perf_counter() - begun
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage while it runs."""
+
+    name: str
+    task: TaskID
+    progress: Progress
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays."""
+        self.progress.console.print(f"[bold]{self.name:9}[/bold] {text}", highlight=False, soft_wrap=True)
+
+    def advance(self, done: int, total: int) -> None:
+        """Moves the bar."""
+        self.progress.update(self.task, completed=done, total=total)
 
 
 @dataclass(frozen=True)
@@ -61,31 +82,35 @@ class Judged:
 def run_demo(out: Path, detector: str | None, backbone: str | None, seed: int, console: Console) -> list[Judged]:
     """Runs every stage into `out` and prints a table of the held-out verdicts; returns them."""
     _clear(out)
-    stages = Stages(Console(stderr=True))
-    with stages.run("detector") as say:
-        finder = _take_first([detector] if detector else DETECTORS, open_detector, say)
-        say(f"{finder.spec.name} finds the faces")
-    with stages.run("clips") as say:
-        videos = _make_clips(out, finder, seed)
-        real = sum(video.label == "real" for video in videos)
-        say(f"{real} real cuts and {len(videos) - real} self-blended fakes in {out / CLIPS}")
-    with stages.run("backbone") as say:
-        spec = _make_backbone(out / "backbone.onnx", [backbone] if backbone else BACKBONES, say)
-        say(f"{spec.name}, weights {spec.weights}, {spec.dim}-d features")
-    with stages.run("extract") as say:
-        extractor = Extractor(finder, Backbone(out / "backbone.onnx"))
-        done = extract_manifest(videos, extractor, out / FEATURES)
-        say(", ".join(f"{count} {status}" for status, count in done.status_counts.items()))
-    with stages.run("train") as say:
-        say(_train(out, seed))
-    with stages.run("export") as say:
-        say(_export(out))
-    with stages.run("score") as say:
-        scorer = Scorer.open(out / MODEL)
-        judged = [Judged(v, scorer.score(v.path)) for v in videos if v.split == "test"]
-        say(f"{len(judged)} held-out clips by {judged[0].verdict.provider}")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        stages = Stages(progress)
+        judged = _run_stages(out, detector, backbone, seed, stages)
     _print_table(console, judged)
     _print_summary(console, judged, stages, out)
+    return judged
+
+
+def _run_stages(out: Path, detector: str | None, backbone: str | None, seed: int, stages: Stages) -> list[Judged]:
+    with stages.run("detector") as stage:
+        finder = _take_first([detector] if detector else DETECTORS, open_detector, stage)
+        stage.say(f"{finder.spec.name} finds the faces")
+    with stages.run("clips") as stage:
+        videos = _make_clips(out, finder, seed, stage)
+        real = sum(video.label == "real" for video in videos)
+        stage.say(f"{real} real cuts and {len(videos) - real} self-blended fakes in {out / CLIPS}")
+    with stages.run("backbone") as stage:
+        spec = _make_backbone(out / "backbone.onnx", [backbone] if backbone else BACKBONES, stage)
+        stage.say(f"{spec.name}, weights {spec.weights}, {spec.dim}-d features")
+    with stages.run("extract") as stage:
+        stage.say(_extract(videos, Extractor(finder, Backbone(out / "backbone.onnx")), out, stage))
+    with stages.run("train") as stage:
+        stage.say(_train(out, seed))
+    with stages.run("export") as stage:
+        stage.say(_export(out))
+    with stages.run("score") as stage:
+        judged = _score(videos, out, stage)
+        stage.say(f"{len(judged)} held-out clips by {judged[0].verdict.provider}")
     return judged
 
 
@@ -98,18 +123,18 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
 
 
-def _take_first(names: Sequence[str], make: Callable[[str], T], say: Callable[[str], None]) -> T:
+def _take_first(names: Sequence[str], make: Callable[[str], T], stage: Stage) -> T:
     """The first of several that can be had on this machine; what cannot is said."""
     for name in names[:-1]:
         try:
             return make(name)
         except MissingPackageError as error:
-            say(f"not {name}: {error}")
+            stage.say(f"not {name}: {error}")
     return make(names[-1])
 
 
-def _make_clips(out: Path, finder: Detector, seed: int) -> list[ManifestVideo]:
-    clips = make_demo_clips(out / CLIPS, finder.detect, seed)
+def _make_clips(out: Path, finder: Detector, seed: int, stage: Stage) -> list[ManifestVideo]:
+    clips = make_demo_clips(out / CLIPS, finder.detect, seed, progress=stage.advance)
     write_manifest(out / MANIFEST, [_as_video(clip, out / CLIPS) for clip in clips])
     return read_manifest(out / MANIFEST)
 
@@ -127,10 +152,28 @@ def _as_video(clip: DemoClip, folder: Path) -> ManifestVideo:
     )
 
 
-def _make_backbone(path: Path, names: Sequence[str], say: Callable[[str], None]) -> BackboneSpec:
+def _make_backbone(path: Path, names: Sequence[str], stage: Stage) -> BackboneSpec:
     from extract.backbone_files import make_backbone
 
-    return _take_first(names, lambda name: make_backbone(name, "imagenet", path), say)
+    return _take_first(names, lambda name: make_backbone(name, "imagenet", path), stage)
+
+
+def _extract(videos: Sequence[ManifestVideo], extractor: Extractor, out: Path, stage: Stage) -> str:
+    numbers = count(1)
+    done = extract_manifest(
+        videos, extractor, out / FEATURES, on_video=lambda _: stage.advance(next(numbers), len(videos))
+    )
+    return ", ".join(f"{count} {status}" for status, count in done.status_counts.items())
+
+
+def _score(videos: Sequence[ManifestVideo], out: Path, stage: Stage) -> list[Judged]:
+    scorer = Scorer.open(out / MODEL)
+    held_out = [video for video in videos if video.split == "test"]
+    judged = []
+    for video in held_out:
+        judged.append(Judged(video, scorer.score(video.path)))
+        stage.advance(len(judged), len(held_out))
+    return judged
 
 
 def _train(out: Path, seed: int) -> str:
@@ -155,13 +198,19 @@ def _export(out: Path) -> str:
 
 
 def _print_table(console: Console, judged: list[Judged]) -> None:
-    table = Table("clip", "is", "P(fake)", "verdict", "", title="Held-out verdicts", title_justify="left")
-    for entry in sorted(judged, key=lambda j: (j.video.pair, j.video.label)):
-        verdict = entry.verdict
-        prob = "" if verdict.p_fake is None else f"{verdict.p_fake:.3f}"
-        right = verdict.outcome.lower() == entry.video.label
-        table.add_row(Path(entry.video.id).name, entry.video.label, prob, verdict.outcome, "" if right else "wrong")
+    table = Table("cut", "real: P(fake)", "verdict", "fake: P(fake)", "verdict", title="Held-out verdicts")
+    pairs: dict[str, dict[str, Verdict]] = defaultdict(dict)
+    for entry in judged:
+        pairs[entry.video.pair][entry.video.label] = entry.verdict
+    for pair, verdicts in sorted(pairs.items()):
+        cells = [cell for label in LABELS for cell in _describe_verdict(verdicts[label], label)]
+        table.add_row(pair, *cells)
     console.print(table)
+
+
+def _describe_verdict(verdict: Verdict, label: str) -> tuple[str, str]:
+    prob = verdict.reason or "" if verdict.p_fake is None else f"{verdict.p_fake:.3f}"
+    return prob, f"{verdict.outcome}" if verdict.outcome.lower() == label else f"[red]{verdict.outcome}, wrong[/red]"
 
 
 def _print_summary(console: Console, judged: list[Judged], stages: Stages, out: Path) -> None:
@@ -174,14 +223,16 @@ def _print_summary(console: Console, judged: list[Judged], stages: Stages, out: 
     console.print(
         f"fakes found {confusion.tp} of {metrics.n_fake}, reals flagged {confusion.fp} of {metrics.n_real}",
         highlight=False,
+        soft_wrap=True,
     )
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.seconds.items())
-    console.print(f"{sum(stages.seconds.values()):.0f} s in all: {times}", highlight=False)
+    console.print(f"{sum(stages.seconds.values()):.0f} s in all: {times}", highlight=False, soft_wrap=True)
     console.print(
-        f"{DEMONSTRATION}. Its clips show two people; they are in training and test alike (no frame is), "
+        f"{DEMONSTRATION}. All clips show one person, in training and test alike (no frame is in both), "
         "and its fakes are self-blended faces, so the figures say that the pipeline works, not how well it would "
         f"find deepfakes. Everything lies in {out}; try: unmask score {out / MODEL} VIDEO",
         highlight=False,
+        soft_wrap=True,
     )
 
 
