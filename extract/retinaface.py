@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from extract.boxes import compute_iou
 from extract.detectors import Detections
 from extract.errors import FormatError
 from extract.files import hash_file
@@ -131,15 +132,6 @@ def decode_boxes(loc: NDArray[np.float32], priors: NDArray[np.float32]) -> NDArr
     return np.concatenate([centres - halves, centres + halves], axis=1)
 
 
-def compute_iou(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Intersection over union of one box (4,) with each of others (n, 4); 0 where both are empty."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = np.prod(np.maximum(sides, 0), axis=1)
-    total = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1) - shared
-    iou: NDArray[np.float32] = np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)
-    return iou
-
-
 def suppress_overlaps(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], max_iou: float, max_kept: int
 ) -> NDArray[np.intp]:
@@ -153,7 +145,7 @@ def suppress_overlaps(
     while left.size and len(kept) < max_kept:
         best, left = left[0], left[1:]
         kept.append(best)
-        left = left[compute_iou(boxes[best], boxes[left]) <= max_iou]
+        left = left[compute_iou(boxes[best][None], boxes[left])[0] <= max_iou]
     return np.array(kept, dtype=np.intp)
 
 

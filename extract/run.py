@@ -94,11 +94,14 @@ def extract_manifest(
     finished = store.find_finished()
     # In order of id, as they will stand in the cache: assembling then reads each part once, front to back.
     todo = [v for v in sorted(videos, key=lambda v: v.id) if finished.get(v.id) != FileState.read(v.path)]
-    for video in todo:
-        result = extractor.extract_video(video)
-        store.add(result)
-        if on_video is not None:
-            on_video(result.record)
+    try:
+        for video in todo:
+            result = extractor.extract_video(video)
+            store.add(result)
+            if on_video is not None:
+                on_video(result.record)
+    finally:
+        store.flush()  # an interrupted run keeps what it has
     if not store.is_complete(videos):
         store.assemble(videos)
     with open_cache(out) as cache:

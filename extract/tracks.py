@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.boxes import compute_iou
 from extract.specs import TrackSpec
 
 
@@ -33,7 +34,7 @@ class Tracker:
         known = list(self._tracks)
         numbers = [-1] * len(boxes)
         if known and len(boxes):
-            overlap = measure_iou(boxes, np.stack([self._tracks[k].box for k in known]))
+            overlap = compute_iou(boxes, np.stack([self._tracks[k].box for k in known]))
             for flat in np.argsort(-overlap, axis=None, kind="stable"):
                 i, j = divmod(int(flat), len(known))
                 if overlap[i, j] < self._spec.min_iou:
@@ -45,16 +46,6 @@ class Tracker:
                 numbers[i], self._next = self._next, self._next + 1
             self._tracks[numbers[i]] = _LastSeen(time_s, box)
         return numbers
-
-
-def measure_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Intersection over union of boxes (n, 4) and (m, 4) -> (n, m)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
-    areas_a, areas_b = (np.prod(x[:, 2:] - x[:, :2], axis=1) for x in (a, b))
-    union = areas_a[:, None] + areas_b[None, :] - shared
-    return np.asarray(shared / np.maximum(union, 1e-9), dtype=np.float32)
 
 
 def choose_main(tracks: Mapping[int, tuple[NDArray[np.float32], NDArray[np.float32]]]) -> int:

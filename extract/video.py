@@ -128,7 +128,8 @@ def open_video(path: Path) -> Video:
 
 def _open_container(path: Path) -> Any:
     try:
-        return av.open("file:" + str(path.resolve()), options=OPTIONS)
+        # Titles in an old encoding are no reason to refuse a film.
+        return av.open("file:" + str(path.resolve()), options=OPTIONS, metadata_errors="replace")
     except (FFmpegError, ValueError, UnicodeError) as error:
         text = getattr(error, "strerror", None) or str(error)
         raise VideoError(Reason.DECODE_ERROR, f"{path} is not a video file that can be read: {text}") from error

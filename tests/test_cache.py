@@ -232,6 +232,18 @@ def test_a_second_run_redoes_only_what_changed(tmp_path: Path, dataset: list[Man
     assert read_cache(tmp_path / "f.h5").clips.length.tolist() == [17, 27, 19]
 
 
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, dataset: list[ManifestVideo]) -> None:
+    extractor = Extractor(FixedDetector(FACE), Backbone(make_tiny_backbone(tmp_path), "cpu"))
+
+    def interrupt(record: VideoRecord) -> None:
+        if record.id == "1.mp4":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_manifest(dataset, extractor, tmp_path / "f.h5", on_video=interrupt)
+    assert extract_manifest(dataset, extractor, tmp_path / "f.h5").reused == 2
+
+
 def test_labels_and_splits_follow_the_manifest_without_new_work(tmp_path: Path, dataset: list[ManifestVideo]) -> None:
     backbone = make_tiny_backbone(tmp_path)
     run(dataset, tmp_path / "f.h5", backbone)

