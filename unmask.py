@@ -27,6 +27,10 @@ COMMANDS = {
     "score": ("serve.cli", "score_command"),
     "demo": ("serve.cli", "demo_command"),
 }
+# package -> the extra that brings it: scoring needs none of these
+EXTRAS = dict.fromkeys(
+    ("h5py", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy", "sklearn", "torch", "torchvision"), "train"
+)
 LIBRARY = {"Scorer": "serve.scorer", "Verdict": "serve.verdict"}
 
 
@@ -60,6 +64,13 @@ class LazyGroup(click.Group):
         except UnmaskError as error:
             click.echo(f"unmask: {error}", err=True)
             sys.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRAS:
+                raise
+            remedy = f'pip install "unmask[{EXTRAS[package]}]"'
+            click.echo(f"unmask: this command needs the package {package}, which is not installed; {remedy}", err=True)
+            sys.exit(1)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

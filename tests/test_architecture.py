@@ -70,6 +70,21 @@ print(sorted({heavy!r} & set(sys.modules)))
     assert run_python(code).splitlines()[-1] == "[]"
 
 
+def test_a_command_whose_packages_are_missing_says_which_extra_brings_them(tmp_path: Path) -> None:
+    (tmp_path / "f.h5").touch()
+    code = f"""
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+from unmask import main
+main(["train", {str(tmp_path / "f.h5")!r}, "--out", {str(tmp_path / "run")!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        'unmask: this command needs the package torch, which is not installed; pip install "unmask[train]"\n'
+    )
+
+
 def test_the_library_is_imported_without_torch() -> None:
     code = "import sys; from unmask import Scorer, Verdict; print('torch' in sys.modules, 'onnx' in sys.modules)"
     assert run_python(code).split() == ["False", "False"]
