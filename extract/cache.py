@@ -11,13 +11,16 @@ attributes           format, fingerprint (JSON), provenance (JSON: versions and 
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -26,6 +29,9 @@ from numpy.typing import NDArray
 from extract.errors import FormatError, UsageError
 from extract.files import write_aside
 from extract.specs import Fingerprint, canonical_json, require_same
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 FORMAT = "unmask-features/1"
 SAMPLES = 64
@@ -117,7 +123,7 @@ def write_cache(
     path: Path, fingerprint: Fingerprint, provenance: dict[str, Any], results: Iterable[VideoResult]
 ) -> None:
     """Writes a whole cache file from results in order of id, holding one result in memory at a time."""
-    with write_aside(path) as temporary, h5py.File(temporary, "w", rdcc_nbytes=16 << 20) as file:
+    with write_aside(path) as temporary, _create_file(temporary) as file:
         writer = _Writer(file, fingerprint.backbone.dim)
         for result in results:
             writer.add(result)
@@ -279,6 +285,49 @@ def pick_samples(video_id: str, crops: Sequence[NDArray[np.uint8]], seed: int = 
         for row in range(len(crops))
     )
     return tuple(Sample(priority=priority, row=row, crop=crops[row]) for priority, row in ranked[:most])
+
+
+@contextmanager
+def _create_file(path: Path) -> Iterator[Any]:
+    """A new HDF5 file; a write that the system refuses ends in that OSError, after HDF5 has closed in peace."""
+    with _ForgivingFile(path) as raw:
+        try:
+            with h5py.File(raw, "w", rdcc_nbytes=16 << 20) as file:
+                yield file
+        finally:
+            if raw.refusal is not None:
+                raise raw.refusal
+
+
+class _ForgivingFile(io.FileIO):
+    """Remembers the first refused write and drops all that follow.
+
+    HDF5 that cannot flush a file ends the whole process with a segmentation fault when Python exits.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.refusal: OSError | None = None
+
+    def write(self, content: Buffer, /) -> int:
+        """Writes, or pretends to."""
+        size = memoryview(content).nbytes
+        if self.refusal is None:
+            try:
+                written = super().write(content)
+                if written != size:  # a disk takes what still fits, and refuses the rest
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                self.refusal = error
+        return size
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Truncates, or pretends to."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.refusal = self.refusal or error
+            return size or 0
 
 
 class _Writer:

@@ -198,6 +198,29 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+LIMITED_WRITE = """
+import resource, signal, sys
+from pathlib import Path
+from extract.cache import write_cache
+from extract.errors import DiskError
+from tests.test_cache import SOFTWARE, make_fingerprint, make_result
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write_cache(Path(sys.argv[1]), make_fingerprint(), SOFTWARE, [make_result("a", [9])])
+except DiskError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def test_a_cache_the_disk_refuses_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED_WRITE, str(tmp_path / "f.h5")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith(f"refused: cannot write {tmp_path / 'f.h5'}: File too large")
+    assert done.returncode == 1  # HDF5 left to itself ends with a segmentation fault here
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> list[ManifestVideo]:
     videos = []
