@@ -205,7 +205,7 @@ from extract.cache import write_cache
 from extract.errors import DiskError
 from tests.test_cache import SOFTWARE, make_fingerprint, make_result
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
     write_cache(Path(sys.argv[1]), make_fingerprint(), SOFTWARE, [make_result("a", [9])])
 except DiskError as error:
