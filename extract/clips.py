@@ -131,7 +131,9 @@ def _explain_no_clip(frames: int, faces: int, min_frames: int) -> VideoError:
     if frames >= min_frames and faces == 0:
         return VideoError(Reason.NO_FACE, "no sampled frame shows a face")
     if frames < min_frames:
-        return VideoError(Reason.TOO_SHORT, f"it has {frames} frames; a score needs at least {min_frames}")
+        return VideoError(
+            Reason.TOO_SHORT, f"frames in its longest clip: {frames}; a score needs at least {min_frames}"
+        )
     return VideoError(
         Reason.TOO_SHORT, f"no face is seen in more than {faces} sampled frames; a score needs at least {min_frames}"
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from extract.cache import VideoRecord, VideoResult, open_cache, require_fingerprint, write_cache
 from extract.errors import MismatchError
+from extract.files import translate_os_errors
 from extract.manifest import ManifestVideo
 from extract.specs import Fingerprint
 
@@ -56,6 +57,8 @@ class PartStore:
         self._pending_bytes = 0
         self._last_flush = clock()
         self._check_fingerprints()
+        with translate_os_errors(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)  # where nothing can be written, say so before the work
 
     def find_finished(self) -> dict[str, FileState]:
         """Videos that need no work, by id, with the state their files had."""
@@ -92,6 +95,10 @@ class PartStore:
         self.flush()
         self._refuse_strangers(videos)
         write_cache(self.out, self._fingerprint, self._provenance, self._merge({v.id: v for v in videos}))
+        self.discard_parts()
+
+    def discard_parts(self) -> None:
+        """Removes the parts, whose content the assembled cache holds."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _merge(self, manifest: dict[str, ManifestVideo]) -> Iterator[VideoResult]:

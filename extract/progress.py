@@ -23,7 +23,9 @@ def track_videos(verb: str, total: int) -> Iterator[Callable[[VideoRecord], None
 
         def on_video(record: VideoRecord) -> None:
             if record.status != OK:
-                progress.console.print(f"{record.id}: {record.status}, {record.detail}", markup=False, highlight=False)
+                progress.console.print(
+                    f"{record.id}: {record.status}, {record.detail}", markup=False, highlight=False, soft_wrap=True
+                )
             progress.advance(task)
             speed = progress.tasks[0].speed
             progress.update(task, rate=f"{speed:.1f}/s" if speed else "")

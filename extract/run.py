@@ -102,7 +102,9 @@ def extract_manifest(
                 on_video(result.record)
     finally:
         store.flush()  # an interrupted run keeps what it has
-    if not store.is_complete(videos):
+    if store.is_complete(videos):
+        store.discard_parts()
+    else:
         store.assemble(videos)
     with open_cache(out) as cache:
         statuses = [record.status for record in cache.videos]

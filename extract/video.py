@@ -79,28 +79,38 @@ class Video:
                     return
             shown = following
         if shown is None:
-            raise VideoError(Reason.DECODE_ERROR, f"no frame of {self.path} can be decoded")
+            raise VideoError(Reason.DECODE_ERROR, f"no frame of {self.path} can be decoded ({self.note})")
         self._note_truncation(shown.time_s)
         yield slice(done, len(instants)), _convert(shown, self.path)
 
     def _decode(self) -> Iterator[_Shown]:
-        """Frames in order of presentation; damage after the first one ends them with a note."""
+        """Frames in order of presentation; damaged packets are left out and noted."""
         first: float | None = None
         latest = 0.0
         with _open_container(self.path) as container:
             stream = _find_stream(container, self.path)
             stream.thread_type = "AUTO"
             pixel_ratio = float(stream.sample_aspect_ratio or 1)
-            try:
-                for raw in container.decode(stream):
+            for packet in self._demux(container, stream):
+                for raw in self._decode_packet(stream, packet):
                     time_s = raw.time if raw.time is not None else latest + (first or 0.0)
                     first = time_s if first is None else first
                     latest = max(latest, time_s - first)
                     yield _Shown(latest, raw, pixel_ratio)
-            except (FFmpegError, MemoryError) as error:
-                if first is None:
-                    raise VideoError(Reason.DECODE_ERROR, f"{self.path} cannot be decoded: {error}") from error
-                self.note = f"decoding stopped after {latest:.1f} s: {error}"
+
+    def _demux(self, container: Any, stream: Any) -> Iterator[Any]:
+        try:
+            yield from container.demux(stream)
+        except FFmpegError as error:
+            self.note = f"the file cannot be read to its end: {error.strerror}"
+            yield None  # what the decoder still holds
+
+    def _decode_packet(self, stream: Any, packet: Any) -> list[Any]:
+        try:
+            return list(stream.decode(packet))
+        except (FFmpegError, MemoryError) as error:
+            self.note = f"damaged packets were left out: {error}"
+            return []
 
     def _note_truncation(self, last_s: float) -> None:
         if not self.note and self._declared_s is not None and last_s + 1.0 < self._declared_s:
@@ -122,8 +132,7 @@ def open_video(path: Path) -> Video:
                 f"{path} has frames of {context.width}x{context.height} pixels; at most {MOST_PIXELS} are read",
             )
         facts = _count_packets(container, stream, path)
-        declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
-    return Video(path, facts, declared)
+        return Video(path, facts, _read_declared_duration(container, stream))
 
 
 def _open_container(path: Path) -> Any:
@@ -164,6 +173,15 @@ def _count_packets(container: Any, stream: Any, path: Path) -> VideoFacts:
         frames=len(times),
         duration_s=_measure_duration(times, longest, stream),
     )
+
+
+def _read_declared_duration(container: Any, stream: Any) -> float | None:
+    """Seconds of video that the file's header promises, where it says."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration and len(container.streams) == 1:  # else it may be that of longer sound
+        return float(container.duration) / 1e6
+    return None
 
 
 def _measure_duration(times: Sequence[int], longest: int, stream: Any) -> float:

@@ -55,10 +55,10 @@ def write_video(
     pixel_format: str = "yuv420p",
     sample_aspect: Fraction | None = None,
     rate: int = 25,
-    **stream_options: Any,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Encodes frames; `times_ms` gives each its own presentation time."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options={"crf": "12"} if codec == "libx264" else {})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixel_format

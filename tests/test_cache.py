@@ -179,6 +179,12 @@ def test_a_cache_of_another_backbone_is_refused_naming_the_field(tmp_path: Path)
         PartStore(tmp_path / "f.h5", make_fingerprint(trained=False), SOFTWARE)
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match="cannot write"):
+        PartStore(tmp_path / "file" / "f.h5", make_fingerprint(), SOFTWARE)
+
+
 def test_a_cache_with_videos_the_manifest_lacks_is_refused(tmp_path: Path) -> None:
     results = [make_result("a", [5]), make_result("b", [5])]
     write_cache(tmp_path / "f.h5", make_fingerprint(), SOFTWARE, results)

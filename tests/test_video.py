@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +15,15 @@ from hypothesis import strategies as st
 from extract.errors import Reason, VideoError
 from extract.specs import SamplingSpec
 from extract.video import Video, open_video
-from tests.media import carphone, numbered_frames, read_number, rotate_clockwise, write_audio, write_video
+from tests.media import (
+    carphone,
+    carphone_frames,
+    numbered_frames,
+    read_number,
+    rotate_clockwise,
+    write_audio,
+    write_video,
+)
 
 
 def read_numbers(video: Video, instants: list[float]) -> list[int]:
@@ -78,13 +87,30 @@ def test_a_container_that_claims_more_frames_loses_none(tmp_path: Path) -> None:
     assert read_numbers(video, [0.0, 0.2, 5.0, 50.0]) == [0, 5, 9, 9]
 
 
-def test_a_cut_off_file_is_read_to_its_end_and_says_so(tmp_path: Path) -> None:
-    whole = write_video(tmp_path / "whole.mkv", numbered_frames(60), rate=10)
-    path = tmp_path / "cut.mkv"
-    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+@pytest.mark.parametrize("name", ["v.mkv", "v.mp4"])
+def test_a_cut_off_file_is_read_to_its_end_and_says_so(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / name, carphone_frames(60), rate=10, container_options={"movflags": "faststart"})
+    os.truncate(path, path.stat().st_size * 2 // 3)
     video = open_video(path)
     assert 4 < len(list(video.read_at(np.arange(60) / 10))) < 60
     assert 0.5 < video.facts.duration_s < 5.5
+    assert re.match(r"the file declares 6.0 s, but its frames end at|damaged packets", video.note)
+
+
+def test_damage_in_the_middle_does_not_lose_the_rest(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mkv", numbered_frames(60), codec="mjpeg", pixel_format="yuvj420p")
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"\xff\xd8", len(content) // 2)  # where a picture begins
+    content[middle : middle + 200] = bytes(200)
+    path.write_bytes(content)
+    video = open_video(path)
+    assert read_numbers(video, [0.0, 2.38])[1] == 59
+
+
+def test_a_whole_file_has_no_note(tmp_path: Path) -> None:
+    video = open_video(write_video(tmp_path / "v.mp4", numbered_frames(60), rate=10))
+    list(video.read_at(np.arange(60) / 10))
+    assert video.note == ""
 
 
 def test_a_cut_off_file_with_its_index_at_the_end_is_a_decode_error(tmp_path: Path) -> None:

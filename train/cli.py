@@ -71,7 +71,11 @@ def _show_progress() -> Iterator[Watcher]:
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     with Bar(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
     ) as bar:
         task = bar.add_task("reading the cache", total=None)
 
