@@ -82,6 +82,10 @@ def manifest_command(source: Path, layout: str, out: Path) -> None:
     click.echo(f"{out}: {len(videos)} videos, {real} real, {len(videos) - real} fake, {groups} groups")
     if missing:
         click.echo(f"warning: {missing} of these files do not exist", err=True)
+    if not groups:
+        click.echo("warning: no column or name tells who is seen; fill in `group`, or persons leak", err=True)
+    elif not source.is_file():
+        click.echo("the groups were read from file names: check them", err=True)
 
 
 @click.command("extract")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -70,7 +71,9 @@ def write_manifest(path: Path, videos: Iterable[ManifestVideo]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for video in videos:
-            relative = Path(os.path.relpath(video.path.resolve(), path.resolve().parent)).as_posix()
+            # Folders are resolved, so that `..` means what it says; a link to a video keeps its own name.
+            place = video.path.parent.resolve() / video.path.name
+            relative = Path(os.path.relpath(place, path.resolve().parent)).as_posix()
             writer.writerow([relative, video.label, video.split, video.group, video.pair, video.dataset, video.method])
 
 
@@ -93,7 +96,7 @@ def make_manifest(source: Path, layout: str = "auto") -> list[ManifestVideo]:
 
 
 def scan_folders(directory: Path) -> list[ManifestVideo]:
-    """Lists `Real/` and `Fake/` (in any case) below a directory."""
+    """Lists `Real/` and `Fake/` (in any case) below a directory; groups are those that file names give away."""
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory; the layout `folders` wants one with Real/ and Fake/")
     by_label = {label: [d for d in directory.iterdir() if d.is_dir() and d.name.lower() == label] for label in LABELS}
@@ -109,7 +112,26 @@ def scan_folders(directory: Path) -> list[ManifestVideo]:
     empty = [label for label in LABELS if not any(v.label == label for v in videos)]
     if empty:
         raise UsageError(f"{directory}: no video in its folder {' nor in '.join(empty)}")
-    return videos
+    return _group_by_name(videos)
+
+
+def _group_by_name(videos: list[ManifestVideo]) -> list[ManifestVideo]:
+    """Groups that names give away: `id7_...` is person 7 (Celeb-DF), and `clip_fake` was made from `clip`.
+
+    A fake in training whose original is in test teaches the head the wrong label for that face.
+    """
+    originals = {video.path.stem for video in videos if video.label == "real"}
+
+    def name(video: ManifestVideo) -> ManifestVideo:
+        stem = video.path.stem
+        person = re.match(r"id\d+(?=_)", stem)
+        if person:
+            return replace(video, group=person.group())
+        begins = [stem[: match.start()] for match in re.finditer(r"[^0-9A-Za-z]", stem)] + [stem]
+        original = next((begin for begin in reversed(begins) if begin in originals), None)
+        return video if original is None else replace(video, group=original, pair=original)
+
+    return [name(video) for video in videos]
 
 
 LAYOUTS: dict[str, Callable[[Path], list[ManifestVideo]]] = {"folders": scan_folders, "csv": read_manifest}

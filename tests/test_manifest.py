@@ -34,6 +34,21 @@ def test_folders_are_found_in_any_case_and_no_class_is_lost(tmp_path: Path) -> N
     ]  # fmt: skip
 
 
+def test_folders_take_groups_and_pairs_from_names(tmp_path: Path) -> None:
+    names = ("Real/0001.mp4", "Fake/0001_fake.mp4", "Fake/0002_fake.mp4", "Real/id3_0004.mp4", "Fake/id3_id7_0004.mp4")
+    for name in (*names, "Real/000.mp4"):
+        touch(tmp_path / name)
+    found = {v.id: (v.group, v.pair) for v in make_manifest(tmp_path)}
+    assert found == {
+        "Real/000.mp4": ("000", "000"),
+        "Real/0001.mp4": ("0001", "0001"),
+        "Fake/0001_fake.mp4": ("0001", "0001"),
+        "Fake/0002_fake.mp4": ("", ""),
+        "Real/id3_0004.mp4": ("id3", ""),
+        "Fake/id3_id7_0004.mp4": ("id3", ""),
+    }
+
+
 @pytest.mark.parametrize("names", [["Real/a.mp4"], ["Real/a.mp4", "Fake/notes.txt"], ["a.mp4"]])
 def test_a_folder_without_both_classes_is_refused(tmp_path: Path, names: list[str]) -> None:
     for name in names:
@@ -47,7 +62,7 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
     touch(tmp_path / "set/Fake/b.mp4")
     out = tmp_path / "lists/videos.csv"
     write_manifest(out, make_manifest(tmp_path / "set"))
-    assert out.read_text().splitlines()[1] == "../set/Real/a.mp4,real,,,,,"
+    assert out.read_text().splitlines()[1] == "../set/Real/a.mp4,real,,a,a,,"
     assert all(video.path.is_file() for video in read_manifest(out))
 
 
