@@ -261,7 +261,7 @@ def hash_content(cache: CacheFile) -> str:
     order = sorted(range(len(cache.videos)), key=lambda i: cache.videos[i].id)
     for result in cache.read_results(order):
         record = asdict(result.record)
-        del record["path"], record["mtime_ns"]
+        del record["path"], record["mtime_ns"], record["detail"]  # the detail may name the path
         digest.update(canonical_json(record).encode())
         for clip in result.clips:
             place = [clip.track, clip.view, clip.start_s, clip.end_s]
@@ -278,13 +278,28 @@ def require_fingerprint(found: Fingerprint, expected: Fingerprint, path: Path, r
     require_same(found, expected, f"{path} was made differently", remedy)
 
 
-def pick_samples(video_id: str, crops: Sequence[NDArray[np.uint8]], seed: int = 0, most: int = 4) -> tuple[Sample, ...]:
-    """The crops of one video that may become samples: a choice by hash, the same in whatever order videos come."""
-    ranked = sorted(
-        (int.from_bytes(hashlib.sha256(f"{seed}:{video_id}:{row}".encode()).digest()[:8], "big"), row)
-        for row in range(len(crops))
-    )
-    return tuple(Sample(priority=priority, row=row, crop=crops[row]) for priority, row in ranked[:most])
+class SamplePicker:
+    """Keeps the few crops of one video that may become samples, however long it is.
+
+    The choice is by hash of video and row, so it is the same in whatever order videos come.
+    """
+
+    def __init__(self, video_id: str, seed: int = 0, most: int = 4) -> None:
+        self._key = f"{seed}:{video_id}"
+        self._most = most
+        self._rows = 0
+        self.samples: tuple[Sample, ...] = ()
+
+    def add(self, crops: NDArray[np.uint8]) -> None:
+        """Offers the crops (n, S, S, 3) of the next rows."""
+        offered = [Sample(self._rank(self._rows + i), self._rows + i, crop) for i, crop in enumerate(crops)]
+        self._rows += len(crops)
+        best = sorted([*self.samples, *offered], key=lambda sample: sample.priority)[: self._most]
+        # A copy each: a view would keep the whole clip in memory.
+        self.samples = tuple(Sample(s.priority, s.row, s.crop.copy()) for s in best)
+
+    def _rank(self, row: int) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self._key}:{row}".encode()).digest()[:8], "big")
 
 
 @contextmanager

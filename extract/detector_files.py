@@ -204,7 +204,7 @@ def _sums_to_one(conf: NDArray[np.float32]) -> bool:
 
 
 def _rewire(raw: ModelProto, probe: _Probe, preprocessing: Preprocessing) -> ModelProto:
-    """The same network, with frames in and RawFaces out; traces of where it was made are dropped."""
+    """The same network, with frames in and RawFaces out."""
     from onnx import TensorProto, compose, helper
 
     inner = compose.add_prefix(raw, "net/")
@@ -225,9 +225,6 @@ def _rewire(raw: ModelProto, probe: _Probe, preprocessing: Preprocessing) -> Mod
         for name, width in zip(RawFaces._fields, (4, 2, 10), strict=True)
     ]
     nodes = [*before, *graph.node, *after]
-    for node in nodes:
-        del node.metadata_props[:]
-        node.doc_string = ""
     clean = helper.make_graph(nodes, "detector", [frames], outputs, list(graph.initializer))
     model = helper.make_model(clean, producer_name="unmask", opset_imports=inner.opset_import)
     model.functions.extend(inner.functions)

@@ -49,10 +49,21 @@ def align_versions(model: ModelProto, opset: int = OPSET) -> ModelProto:
 
 def save_model(model: ModelProto, path: Path, key: str, document: dict[str, Any]) -> None:
     """Checks a model and writes it as one file with `document` in its metadata; the same model, the same bytes."""
+    drop_traces(model)
     helper.set_model_props(model, {key: json.dumps(document, sort_keys=True, ensure_ascii=False)})
     onnx.checker.check_model(model, full_check=True)
     with write_aside(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def drop_traces(model: ModelProto) -> None:
+    """Removes what exporters note of the machine they ran on: stack traces, paths, comments."""
+    model.doc_string = model.graph.doc_string = ""
+    graph = model.graph
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del graph.metadata_props[:]
 
 
 def accept_pixels(

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from extract.backbones import Backbone
-from extract.cache import OK, ClipRows, VideoRecord, VideoResult, open_cache, pick_samples
+from extract.cache import OK, ClipRows, SamplePicker, VideoRecord, VideoResult, open_cache
 from extract.clips import ClipSpecs, read_clips
 from extract.detectors import Detector
-from extract.errors import VideoError
+from extract.errors import Reason, VideoError
 from extract.files import hash_file
 from extract.manifest import ManifestVideo
 from extract.parts import FileState, PartStore, label_record
@@ -58,7 +58,7 @@ class Extractor:
         fingerprint = self.fingerprint
         specs = ClipSpecs(fingerprint.sampling, fingerprint.crop, fingerprint.tracks)
         clips: list[ClipRows] = []
-        crops: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
+        picker = SamplePicker(video.id)
         status, detail, digest = OK, "", ""
         try:
             opened = open_video(video.path)
@@ -67,15 +67,18 @@ class Extractor:
                 features = self.backbone.embed(clip.crops).astype(np.float16)
                 columns = (clip.times_s, clip.boxes, clip.scores, features)
                 clips.append(ClipRows(clip.track, 0, clip.start_s, clip.end_s, *columns))
-                crops.extend(clip.crops)
+                picker.add(clip.crops)
             detail = opened.note
         except VideoError as error:
-            status, detail, clips, crops = str(error.reason), error.detail, [], []
+            status, detail = str(error.reason), error.detail
+        except OSError as error:  # the storage gave up between opening and hashing
+            status, detail = str(Reason.DECODE_ERROR), f"{video.path} cannot be read: {error.strerror}"
         record = VideoRecord(
             id=video.id, size=state.size, mtime_ns=state.mtime_ns, sha256=digest, status=status, detail=detail,
             path="", label="", group="", pair="", dataset="", method="", split="",
         )  # fmt: skip
-        return VideoResult(label_record(record, video), tuple(clips), pick_samples(video.id, crops))
+        record = label_record(record, video)
+        return VideoResult(record, tuple(clips), picker.samples) if status == OK else VideoResult(record)
 
 
 def extract_manifest(

@@ -119,10 +119,13 @@ class Video:
 
 def open_video(path: Path) -> Video:
     """Counts a file's packets; raises VideoError for anything that is not a readable video."""
-    if not path.is_file():
-        raise VideoError(Reason.NOT_FOUND, f"no such file: {path}")
-    if path.stat().st_size == 0:
-        raise VideoError(Reason.DECODE_ERROR, f"{path} is empty")
+    try:
+        if not path.is_file():
+            raise VideoError(Reason.NOT_FOUND, f"no such file: {path}")
+        if path.stat().st_size == 0:
+            raise VideoError(Reason.DECODE_ERROR, f"{path} is empty")
+    except OSError as error:
+        raise VideoError(Reason.DECODE_ERROR, f"{path} cannot be opened: {error.strerror}") from error
     with _open_container(path) as container:
         stream = _find_stream(container, path)
         context = stream.codec_context

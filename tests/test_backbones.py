@@ -55,6 +55,12 @@ def test_a_file_is_one_file_of_standard_operators(lite: Path) -> None:
     assert not any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer)
 
 
+def test_a_file_tells_nothing_of_the_machine_it_was_made_on(lite: Path) -> None:
+    content = lite.read_bytes()
+    assert b"site-packages" not in content
+    assert str(Path.home()).encode() not in content
+
+
 def test_random_weights_are_repeatable_and_remembered_as_untrained() -> None:
     crops = make_crops(1, 224, seed=0)
     networks = [load_network("efficientnet_lite0", f"random:{seed}") for seed in (3, 3, 4)]

@@ -20,11 +20,11 @@ from extract.backbones import Backbone
 from extract.cache import (
     SAMPLES,
     ClipRows,
+    SamplePicker,
     VideoRecord,
     VideoResult,
     hash_content,
     open_cache,
-    pick_samples,
     read_cache,
     summarise_cache,
     write_cache,
@@ -57,7 +57,10 @@ def make_result(video_id: str, lengths: list[int], split: str = "train", seed: i
         id=video_id, path=f"/v/{video_id}", size=7, mtime_ns=9, sha256="ab", label="fake", group="é", pair="",
         dataset="", method="", split=split, status="OK" if lengths else "NO_FACE", detail="",
     )  # fmt: skip
-    return VideoResult(record, clips, pick_samples(video_id, crops))
+    picker = SamplePicker(video_id)
+    for crop in crops:
+        picker.add(crop[None])
+    return VideoResult(record, clips, picker.samples)
 
 
 def as_manifest(results: list[VideoResult]) -> list[ManifestVideo]:
@@ -104,6 +107,17 @@ def test_samples_are_crops_with_their_rows_and_never_of_test_videos(tmp_path: Pa
         crops, features = opened.read_samples()
     assert np.array_equal(crops, cache.sample_crops)
     assert np.array_equal(features.astype(np.float16), cache.features[cache.sample_rows])
+
+
+def test_samples_are_few_however_long_the_video_and_however_its_clips_come() -> None:
+    crops = np.arange(200, dtype=np.uint8).repeat(3).reshape(200, 1, 1, 3)
+    whole, pieces = SamplePicker("v"), SamplePicker("v")
+    whole.add(crops)
+    for start in range(0, 200, 32):
+        pieces.add(crops[start : start + 32])
+    assert [(s.priority, s.row) for s in whole.samples] == [(s.priority, s.row) for s in pieces.samples]
+    assert len(whole.samples) == 4
+    assert all(sample.crop.max() == sample.row for sample in whole.samples)
 
 
 @given(split_at=st.integers(0, 8))
