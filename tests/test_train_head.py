@@ -10,7 +10,7 @@ from extract.errors import DeviceError, UnmaskError
 from tests.train_data import CacheRecipe, make_cache
 from train.config import FitConfig, HeadConfig
 from train.dataset import BatchReader, ClipData, select_usable
-from train.fit import FittedHead, choose_device, fit_head
+from train.fit import SMOOTHED, FittedHead, choose_device, fit_head
 from train.head import Head
 from train.predict import predict_clips, predict_videos
 
@@ -102,8 +102,10 @@ def test_fitting_leaves_torchs_random_state_and_settings_alone() -> None:
 def test_the_best_epoch_is_the_one_that_is_kept() -> None:
     data = select_usable(make_cache(CacheRecipe(signal=0.3)))
     fitted = fit_briefly(data, epochs=12)
-    ranks = [(epoch.val_auc, -(epoch.val_loss or 0)) for epoch in fitted.curve]
-    assert fitted.best_epoch == 1 + ranks.index(max(ranks))
+    aucs, losses = ([getattr(epoch, name) for epoch in fitted.curve] for name in ("val_auc", "val_loss"))
+    ends = range(SMOOTHED, len(fitted.curve) + 1)
+    means = [(sum(aucs[e - SMOOTHED : e]) / SMOOTHED, -sum(losses[e - SMOOTHED : e]) / SMOOTHED) for e in ends]
+    assert fitted.best_epoch == SMOOTHED + means.index(max(means))
     val = np.delete(np.arange(len(data.records)), np.s_[::3])
     logits = predict_videos(fitted.head, data, BatchReader(data, CPU), val)
     again = fit_briefly(data, epochs=fitted.best_epoch)

@@ -25,6 +25,8 @@ from train.head import Head
 from train.metrics import compute_auc
 from train.predict import predict_videos
 
+SMOOTHED = 5  # epochs of validation that are averaged to tell a better one from a lucky one
+
 
 class Epoch(Spec):
     """One epoch: mean loss a clip in training; on validation, class-balanced loss a video and video AUC."""
@@ -65,7 +67,7 @@ def fit_head(
 ) -> FittedHead:
     """Fits a head to the clips of the `train` videos.
 
-    With validation videos it stops after `patience` epochs without a better one (higher video AUC, then lower loss)
+    With validation videos it stops after `patience` epochs without a better one (video AUC, then loss, smoothed)
     and restores the best; without, it runs for just `config.epochs` and keeps the last. The same seed
     on the same machine gives the same weights.
     """
@@ -86,11 +88,10 @@ def fit_head(
                     f"training diverged in epoch {number} (its loss is {loss}); use a lower --learning-rate"
                 )
             epoch = Epoch(number=number, train_loss=loss)
-            rank = (0.0, float(number))
             if val is not None:
                 epoch = _validate(epoch, head, data, reader, val)
-                rank = (epoch.val_auc or 0.0, -(epoch.val_loss or 0.0))
             curve.append(epoch)
+            rank = (0.0, float(number)) if val is None else _rank_latest(curve)
             on_epoch(epoch)
             if rank > best_rank:
                 best, best_rank, best_state = number, rank, copy.deepcopy(head.state_dict())
@@ -98,6 +99,18 @@ def fit_head(
                 break
         head.load_state_dict(best_state)
     return FittedHead(head.eval(), best, tuple(curve))
+
+
+def _rank_latest(curve: list[Epoch]) -> tuple[float, float]:
+    """How good the latest epoch is: validation AUC, then loss, each as the mean of the last SMOOTHED epochs.
+
+    The AUC of few videos jumps from epoch to epoch, and the highest single one is often an accident of the first.
+    """
+    recent = curve[-SMOOTHED:]
+    if len(recent) < SMOOTHED:
+        return (-1.0, float(len(recent)))
+    aucs, losses = ([getattr(epoch, name) or 0.0 for epoch in recent] for name in ("val_auc", "val_loss"))
+    return (sum(aucs) / SMOOTHED, -sum(losses) / SMOOTHED)
 
 
 def _train_epoch(
