@@ -61,8 +61,8 @@ class Extractor:
         picker = SamplePicker(video.id)
         status, detail, digest = OK, "", ""
         try:
+            digest = hash_file(video.path) if video.path.is_file() else ""
             opened = open_video(video.path)
-            digest = hash_file(video.path)
             for clip in read_clips(opened, specs, self.detector):
                 features = self.backbone.embed(clip.crops).astype(np.float16)
                 columns = (clip.times_s, clip.boxes, clip.scores, features)
@@ -71,7 +71,7 @@ class Extractor:
             detail = opened.note
         except VideoError as error:
             status, detail = str(error.reason), error.detail
-        except OSError as error:  # the storage gave up between opening and hashing
+        except OSError as error:
             status, detail = str(Reason.DECODE_ERROR), f"{video.path} cannot be read: {error.strerror}"
         record = VideoRecord(
             id=video.id, size=state.size, mtime_ns=state.mtime_ns, sha256=digest, status=status, detail=detail,
