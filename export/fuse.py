@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from onnx import TensorProto, compose, helper, numpy_helper, version_converter
+from onnx import TensorProto, compose, helper, numpy_helper
 from onnx.onnx_pb import GraphProto, ModelProto
 from torch import Tensor, nn
 
 from export.contract import KEY, Contract
 from export.fused import OUTPUTS
 from extract.backbone_files import export_module
-from extract.onnx_files import IR_VERSION, OPSET, align_versions, load_model, save_model
+from extract.onnx_files import IR_VERSION, align_versions, load_model, save_model
 from train.calibrate import Calibration
-from train.head import Head
+from train.head import Head, mark_inside
 
 NO_FRAME = -1.0  # no probability, and none to be mistaken for one
 
@@ -34,8 +34,7 @@ class CalibratedHead(nn.Module):
         frame_logits, clip_logit = self.head(features, lengths)
         logit = clip_logit * self.slope + self.intercept
         frame_prob = torch.sigmoid(frame_logits * self.slope + self.intercept)
-        times = torch.arange(features.shape[1], device=features.device)
-        inside = times.unsqueeze(0) < lengths.unsqueeze(1)
+        inside = mark_inside(features, lengths)
         return logit, torch.sigmoid(logit), torch.where(inside, frame_prob, torch.full_like(frame_prob, NO_FRAME))
 
 
@@ -56,8 +55,9 @@ def export_head(head: Head, calibration: Calibration) -> ModelProto:
 def fuse(backbone: ModelProto, head: ModelProto, contract: Contract) -> ModelProto:
     """clips -> crops -> backbone -> sequences -> head, as one graph with the signature of `export.fused`."""
     size_px, dim = contract.fingerprint.crop.size_px, contract.head.dim
-    backbone, head = _match_opsets(align_versions(backbone), head)
+    backbone = align_versions(backbone)
     opset = backbone.opset_import[0].version
+    head = align_versions(head, opset)
     before = _as_model(_split_clips(size_px), opset)
     between = _as_model(_join_clips(dim), opset)
     backbone, head = compose.add_prefix(backbone, "backbone/"), compose.add_prefix(head, "head/")
@@ -113,14 +113,6 @@ def _join_clips(dim: int) -> GraphProto:
 
 def _as_model(graph: GraphProto, opset: int) -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
-
-
-def _match_opsets(backbone: ModelProto, head: ModelProto) -> tuple[ModelProto, ModelProto]:
-    """Brings the head to a backbone's newer opset; the backbone stays as it is."""
-    wanted = max(OPSET, *(entry.version for entry in backbone.opset_import if entry.domain == ""))
-    if any(entry.domain == "" and entry.version != wanted for entry in head.opset_import):
-        head = align_versions(version_converter.convert_version(head, wanted))
-    return backbone, head
 
 
 def _rename(graph: GraphProto, old: str, new: str) -> None:

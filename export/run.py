@@ -56,7 +56,7 @@ def export_run(
         backbone.spec,
         fingerprint.backbone,
         f"{backbone_path} is not the backbone of {run_path}",
-        "give --backbone it",
+        "name the file that filled its cache",
     )
     detector_file = _find_detector(fingerprint.detector, detector)
     contract = make_contract(run)

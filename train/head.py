@@ -35,7 +35,13 @@ class Head(nn.Module):
         projected = self.drop_projected(self.project(self.norm(features)))  # (B, T, P)
         hidden, _ = self.lstm(projected)  # (B, T, H)
         frame_logits = self.classify(self.drop_hidden(hidden)).squeeze(-1)  # (B, T)
-        times = torch.arange(features.shape[1], device=features.device)  # (T,)
-        inside = times.unsqueeze(0) < lengths.unsqueeze(1)  # (B, T)
-        total = torch.where(inside, frame_logits, torch.zeros_like(frame_logits)).sum(dim=1)  # (B,)
+        total = torch.where(mark_inside(features, lengths), frame_logits, torch.zeros_like(frame_logits)).sum(
+            dim=1
+        )  # (B,)
         return frame_logits, total / lengths.to(frame_logits.dtype)
+
+
+def mark_inside(features: Tensor, lengths: Tensor) -> Tensor:
+    """True (B, T) where a frame of features (B, T, D) belongs to its clip, False where it is padding."""
+    times = torch.arange(features.shape[1], device=features.device)  # (T,)
+    return times.unsqueeze(0) < lengths.unsqueeze(1)
