@@ -4,7 +4,7 @@
 /rows/*              per row: time_s, box (x0, y0, x1, y1 in pixels), score (of the detection)
 /clips/*             per clip: video, track, view, start, length, start_s, end_s; rows start .. start+length
 /videos/*            per video, sorted by id: id, path, size, mtime_ns, sha256, label, group, pair, dataset,
-                     method, split, status (OK or why there is none), detail
+                     method, split, protocol, status (OK or why there is none), detail
 /samples/*           up to 64 crops of non-test videos with the row each of them filled
 attributes           format, fingerprint (JSON), provenance (JSON: versions and provider)
 """
@@ -33,7 +33,7 @@ from extract.specs import Fingerprint, canonical_json, require_same
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-FORMAT = "unmask-features/1"
+FORMAT = "unmask-features/2"
 SAMPLES = 64
 OK = "OK"
 
@@ -53,6 +53,7 @@ class VideoRecord:
     dataset: str
     method: str
     split: str
+    protocol: str
     status: str
     detail: str
 

@@ -1,4 +1,4 @@
-"""Commands of the first stage: backbone, detector, manifest, extract, cache, doctor."""
+"""Commands of the first stage that run networks: backbone, detector, extract; and doctor."""
 
 from __future__ import annotations
 
@@ -66,28 +66,6 @@ def detector_command(
     click.echo(spec.model_dump_json() if as_json else f"{out}: {spec.name}, sha256 {spec.sha256}")
 
 
-@click.command("manifest")
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--layout", type=click.Choice(["auto", "folders", "csv"]), default="auto", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
-def manifest_command(source: Path, layout: str, out: Path) -> None:
-    """List the videos of a dataset: SOURCE is a folder with Real/ and Fake/, or a CSV with path and label."""
-    from extract.manifest import make_manifest, write_manifest
-
-    videos = make_manifest(source, layout)
-    write_manifest(out, videos)
-    real = sum(v.label == "real" for v in videos)
-    missing = sum(not v.path.is_file() for v in videos)
-    groups = len({v.group for v in videos if v.group})
-    click.echo(f"{out}: {len(videos)} videos, {real} real, {len(videos) - real} fake, {groups} groups")
-    if missing:
-        click.echo(f"warning: {missing} of these files do not exist", err=True)
-    if not groups:
-        click.echo("warning: no column or name tells who is seen; fill in `group`, or persons leak", err=True)
-    elif not source.is_file():
-        click.echo("the groups were read from file names: check them", err=True)
-
-
 @click.command("extract")
 @click.argument("manifest", type=click.Path(exists=True, path_type=Path, dir_okay=False))
 @click.option("--backbone", type=click.Path(exists=True, path_type=Path, dir_okay=False), required=True)
@@ -122,26 +100,6 @@ def extract_command(
         return
     counts = ", ".join(f"{number} {status}" for status, number in done.status_counts.items())
     click.echo(f"{out}: {sum(done.status_counts.values())} videos ({counts}), {done.reused} already finished")
-
-
-@click.group("cache")
-def cache_group() -> None:
-    """Look into a feature cache."""
-
-
-@cache_group.command("info")
-@click.argument("path", type=click.Path(exists=True, path_type=Path, dir_okay=False))
-@AS_JSON
-def cache_info_command(path: Path, as_json: bool) -> None:
-    """Say what a cache holds and what it was made with."""
-    from extract.cache import summarise_cache
-
-    summary = summarise_cache(path)
-    if as_json:
-        click.echo(json.dumps(summary))
-        return
-    for key, value in summary.items():
-        click.echo(f"{key:20} {json.dumps(value) if isinstance(value, dict) else value}")
 
 
 @click.command("doctor")

@@ -1,8 +1,8 @@
 """The list of videos to work on: reads and writes `videos.csv`, and makes it from a dataset on disk.
 
-Columns: `path, label, split, group, pair, dataset, method`. Only the first two are required. Paths are relative
-to the file. A group is a person or source that must not be divided between splits; a pair joins a fake to the real
-video it was made from.
+Columns: `path, label, split, group, pair, dataset, method, protocol`. Only the first two are required. Paths are
+relative to the file. A group is a person or source that must not be divided between splits; a pair joins a fake to the
+real video it was made from; a protocol names where the split comes from, such as a dataset's official list.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Split = Literal["train", "val", "test", ""]
 
 LABELS = ("real", "fake")
 SPLITS = ("train", "val", "test", "")
-COLUMNS = ("path", "label", "split", "group", "pair", "dataset", "method")
+COLUMNS = ("path", "label", "split", "group", "pair", "dataset", "method", "protocol")
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"}
 )
@@ -41,6 +41,7 @@ class ManifestVideo:
     pair: str = ""
     dataset: str = ""
     method: str = ""
+    protocol: str = ""
 
 
 def read_manifest(path: Path) -> list[ManifestVideo]:
@@ -74,7 +75,7 @@ def write_manifest(path: Path, videos: Iterable[ManifestVideo]) -> None:
             # Folders are resolved, so that `..` means what it says; a link to a video keeps its own name.
             place = video.path.parent.resolve() / video.path.name
             relative = Path(os.path.relpath(place, path.resolve().parent)).as_posix()
-            writer.writerow([relative, video.label, video.split, video.group, video.pair, video.dataset, video.method])
+            writer.writerow([relative, *(getattr(video, column) for column in COLUMNS[1:])])
 
 
 def list_videos(directory: Path) -> list[Path]:
@@ -155,6 +156,7 @@ def _parse_row(row: dict[str, str | None], place: str, folder: Path) -> Manifest
         pair=text["pair"],
         dataset=text["dataset"],
         method=text["method"],
+        protocol=text["protocol"],
     )
 
 

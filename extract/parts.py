@@ -145,6 +145,7 @@ def label_record(record: VideoRecord, video: ManifestVideo) -> VideoRecord:
         dataset=video.dataset,
         method=video.method,
         split=video.split,
+        protocol=video.protocol,
     )
 
 

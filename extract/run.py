@@ -75,7 +75,7 @@ class Extractor:
             status, detail = str(Reason.DECODE_ERROR), f"{video.path} cannot be read: {error.strerror}"
         record = VideoRecord(
             id=video.id, size=state.size, mtime_ns=state.mtime_ns, sha256=digest, status=status, detail=detail,
-            path="", label="", group="", pair="", dataset="", method="", split="",
+            path="", label="", group="", pair="", dataset="", method="", split="", protocol="",
         )  # fmt: skip
         record = label_record(record, video)
         return VideoResult(record, tuple(clips), picker.samples) if status == OK else VideoResult(record)

@@ -55,7 +55,7 @@ def make_result(video_id: str, lengths: list[int], split: str = "train", seed: i
     crops = [rng.integers(0, 255, (32, 32, 3), np.uint8) for _ in range(sum(lengths))]
     record = VideoRecord(
         id=video_id, path=f"/v/{video_id}", size=7, mtime_ns=9, sha256="ab", label="fake", group="é", pair="",
-        dataset="", method="", split=split, status="OK" if lengths else "NO_FACE", detail="",
+        dataset="", method="", split=split, protocol="", status="OK" if lengths else "NO_FACE", detail="",
     )  # fmt: skip
     picker = SamplePicker(video_id)
     for crop in crops:
@@ -183,7 +183,7 @@ def test_files_that_are_no_cache_are_refused(tmp_path: Path) -> None:
         read_cache(tmp_path / "text.h5")
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["format"] = "unmask-features/0"
-    with pytest.raises(FormatError, match=r"'unmask-features/0', expected 'unmask-features/1'"):
+    with pytest.raises(FormatError, match=r"'unmask-features/0', expected 'unmask-features/2'"):
         read_cache(tmp_path / "old.h5")
 
 

@@ -62,7 +62,7 @@ def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
     touch(tmp_path / "set/Fake/b.mp4")
     out = tmp_path / "lists/videos.csv"
     write_manifest(out, make_manifest(tmp_path / "set"))
-    assert out.read_text().splitlines()[1] == "../set/Real/a.mp4,real,,a,a,,"
+    assert out.read_text().splitlines()[1] == "../set/Real/a.mp4,real,,a,a,,,"
     assert all(video.path.is_file() for video in read_manifest(out))
 
 

@@ -61,6 +61,7 @@ def make_record(index: int, fake: bool, group: str = "", split: str = "", status
         dataset="toy",
         method="swap" if fake else "",
         split=split,
+        protocol="",
         status=status,
         detail="",
     )
