@@ -20,7 +20,8 @@ COMMANDS = {
     "backbone": ("extract.cli", "backbone_command"),
     "detector": ("extract.cli", "detector_command"),
     "manifest": ("extract.dataset_cli", "manifest_command"),
-    "extract": ("extract.cli", "extract_command"),
+    "audit": ("extract.dataset_cli", "audit_command"),
+    "extract": ("extract.extract_cli", "extract_command"),
     "cache": ("extract.cache_cli", "cache_group"),
     "train": ("train.cli", "train_command"),
     "export": ("export.cli", "export_command"),
@@ -28,9 +29,12 @@ COMMANDS = {
     "demo": ("serve.cli", "demo_command"),
 }
 # package -> the extra that brings it: scoring needs none of these
-EXTRAS = dict.fromkeys(
-    ("h5py", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy", "sklearn", "torch", "torchvision"), "train"
-)
+EXTRAS = {
+    **dict.fromkeys(
+        ("h5py", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy", "sklearn", "torch", "torchvision"), "train"
+    ),
+    "ray": "ray",
+}
 LIBRARY = {"Scorer": "serve.scorer", "Verdict": "serve.verdict"}
 
 

@@ -13,7 +13,7 @@ from extract.specs import AggregateSpec, Fingerprint, Spec
 from train.calibrate import Calibration, Threshold
 from train.config import HeadConfig, Purpose
 
-FORMAT = "unmask-contract/1"
+FORMAT = "unmask-contract/2"
 KEY = "unmask.contract"
 
 
@@ -30,7 +30,7 @@ class TrainingFacts(Spec):
 class Contract(Spec):
     """Everything that scoring needs to know; stages differ in nothing that this document does not say."""
 
-    format: Literal["unmask-contract/1"] = "unmask-contract/1"
+    format: Literal["unmask-contract/2"] = "unmask-contract/2"
     unmask_version: str
     purpose: Purpose
     untrained_backbone: bool

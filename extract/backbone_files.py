@@ -22,8 +22,9 @@ from extract.downloads import limit_waits
 from extract.errors import FormatError, MissingPackageError, UnmaskError, UsageError
 from extract.files import hash_file
 from extract.onnx_files import OPSET, accept_pixels, align_versions, load_model, name_output, save_model
+from extract.precision import MadeBackbone, halve_backbone
 from extract.session import open_session
-from extract.specs import BackboneSpec
+from extract.specs import BackboneSpec, Precision
 from extract.synthetic import make_crops
 
 if TYPE_CHECKING:
@@ -56,6 +57,44 @@ class _Draft:
     std: Sequence[float]
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a backbone file is made of: a name of NETWORKS with weights, an ONNX file, or an fp32 backbone file."""
+
+    name: str
+    weights: str = "imagenet"
+    mean: tuple[float, float, float] | None = None  # of an ONNX file's pictures; ImageNet's unless told
+    std: tuple[float, float, float] | None = None
+    crop_px: int | None = None
+
+
+def build_backbone(source: Source, out: Path, precision: Precision = "fp32") -> MadeBackbone:
+    """Makes a backbone file of any source in any precision; its fp32 parent is made first where there is none."""
+    if precision == "fp32":
+        return MadeBackbone(_build_parent(source, out))
+    path = Path(source.name)
+    if path.suffix == ".onnx" and _is_backbone(load_model(path)):
+        if (source.mean, source.std, source.crop_px) != (None, None, None):
+            raise UsageError(f"{path} is a backbone file already, with its mean, std and crop size; leave them out")
+        return halve_backbone(path, out)
+    with TemporaryDirectory() as folder:
+        parent = Path(folder) / "backbone.onnx"
+        _build_parent(source, parent)
+        return halve_backbone(parent, out)
+
+
+def _build_parent(source: Source, out: Path) -> BackboneSpec:
+    if not source.name.endswith(".onnx"):
+        return make_backbone(source.name, source.weights, out)
+    return wrap_backbone(
+        Path(source.name), out, source.mean or IMAGENET_MEAN, source.std or IMAGENET_STD, source.crop_px
+    )
+
+
+def _is_backbone(model: ModelProto) -> bool:
+    return any(entry.key == KEY for entry in model.metadata_props)
+
+
 def make_backbone(name: str, weights: str, out: Path) -> BackboneSpec:
     """Exports a network of NETWORKS; `weights` is `imagenet`, `random:SEED` or a file with its state.
 
@@ -86,7 +125,7 @@ def wrap_backbone(
     Its pictures were (pixel / 255 - mean) / std. `crop_px` is needed where the model leaves S open.
     """
     model = load_model(path)
-    if any(entry.key == KEY for entry in model.metadata_props):
+    if _is_backbone(model):
         raise UsageError(f"{path} is a backbone file already; use it as it is")
     picture, size_px = _find_picture_input(model, path, crop_px)
     crops = make_crops(8, size_px, seed=0)

@@ -1,4 +1,4 @@
-"""How much boxes overlap."""
+"""How much boxes overlap, and which of two frames belong together."""
 
 from __future__ import annotations
 
@@ -14,3 +14,21 @@ def compute_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.fl
     total = areas_a[:, None] + areas_b[None, :] - shared
     iou: NDArray[np.float32] = np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)
     return iou
+
+
+def pair_boxes(a: NDArray[np.float32], b: NDArray[np.float32], min_iou: float) -> dict[int, int]:
+    """Which box of b (m, 4) each box of a (n, 4) belongs to; those that overlap most are joined first.
+
+    Boxes without a partner that overlaps them by `min_iou` are left out.
+    """
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    overlap = compute_iou(a, b)
+    for flat in np.argsort(-overlap, axis=None, kind="stable"):
+        i, j = divmod(int(flat), len(b))
+        if overlap[i, j] < min_iou:
+            break
+        if i not in pairs and j not in taken:
+            pairs[i] = j
+            taken.add(j)
+    return pairs

@@ -1,93 +1,52 @@
 """The feature cache `features.h5`: written in parts that are whole or absent, assembled into one checked file.
 
-/features            (rows, D) float16, fletcher32-checked
+/features            (rows, D) float16
 /rows/*              per row: time_s, box (x0, y0, x1, y1 in pixels), score (of the detection)
 /clips/*             per clip: video, track, view, start, length, start_s, end_s; rows start .. start+length
 /videos/*            per video, sorted by id: id, path, size, mtime_ns, sha256, label, group, pair, dataset,
-                     method, split, protocol, status (OK or why there is none), detail
-/samples/*           up to 64 crops of non-test videos with the row each of them filled
-attributes           format, fingerprint (JSON), provenance (JSON: versions and provider)
+                     method, split, protocol, status (OK or why there is none), detail; a text column is one
+                     JSON list of strings in UTF-8
+/samples/*           up to 64 crops of non-test videos: crop, priority, and the row each of them filled
+attributes           format, fingerprint (JSON), provenance (JSON: versions and provider), content_sha256
+
+All of it is fletcher32-checked, and HDF5's own structures carry checksums of theirs.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import io
 import json
-import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.cache_writer import CLIP_COLUMNS, NUMBER_COLUMNS, ROW_COLUMNS, SAMPLES, CacheWriter
 from extract.errors import FormatError, UsageError
 from extract.files import write_aside
+from extract.forgiving import ForgivingFile
+from extract.results import OK, ClipRows, ContentHash, Sample, SamplePicker, VideoRecord, VideoResult
 from extract.specs import Fingerprint, canonical_json, require_same
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer as Buffer
+__all__ = [
+    "FORMAT", "OK", "SAMPLES", "CacheFile", "ClipRows", "ClipTable", "FeatureCache", "Sample", "SamplePicker",
+    "VideoRecord", "VideoResult", "count_row_bytes", "hash_content", "list_damage", "open_cache", "read_cache",
+    "read_fingerprint", "require_fingerprint", "summarise_cache", "write_cache",
+]  # fmt: skip
 
 FORMAT = "unmask-features/2"
-SAMPLES = 64
-OK = "OK"
-
-
-@dataclass(frozen=True)
-class VideoRecord:
-    """What the cache knows of one video; `status` is OK or a Reason."""
-
-    id: str
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str
-    label: str
-    group: str
-    pair: str
-    dataset: str
-    method: str
-    split: str
-    protocol: str
-    status: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class ClipRows:
-    """The rows of one clip, before they are written."""
-
-    track: int
-    view: int
-    start_s: float
-    end_s: float
-    times_s: NDArray[np.float64]  # (n,)
-    boxes: NDArray[np.float32]  # (n, 4)
-    scores: NDArray[np.float32]  # (n,)
-    features: NDArray[np.float16]  # (n, D)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One crop kept for parity checks; `row` counts within its video."""
-
-    priority: int
-    row: int
-    crop: NDArray[np.uint8]  # (S, S, 3)
-
-
-@dataclass(frozen=True)
-class VideoResult:
-    """Everything that extraction found in one video."""
-
-    record: VideoRecord
-    clips: tuple[ClipRows, ...] = ()
-    samples: tuple[Sample, ...] = ()
+READ_BYTES = 16 << 20  # of rows at once
+ATTRIBUTES = ("format", "fingerprint", "provenance", "content_sha256")
+REMEDY = "run `unmask extract` again"
+# What h5py raises on a file whose bytes were changed.
+DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -101,6 +60,16 @@ class ClipTable:
     length: NDArray[np.int32]
     start_s: NDArray[np.float64]
     end_s: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """The samples of a cache without their crops, one array a column."""
+
+    priority: NDArray[np.uint64]
+    row: NDArray[np.int64]  # of the whole cache
+    video: NDArray[np.int64]
+    row_in_video: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -123,111 +92,187 @@ class FeatureCache:
 def write_cache(
     path: Path, fingerprint: Fingerprint, provenance: dict[str, Any], results: Iterable[VideoResult]
 ) -> None:
-    """Writes a whole cache file from results in order of id, holding one result in memory at a time."""
+    """Writes a whole cache file from results in order of id, holding few of them in memory at a time."""
     with write_aside(path) as temporary, _create_file(temporary) as file:
-        writer = _Writer(file, fingerprint.backbone.dim)
+        writer = CacheWriter(file, fingerprint)
         for result in results:
             writer.add(result)
-        writer.finish()
+        content_sha256 = writer.finish()
         # Written last: a file without them is not a cache.
-        file.attrs["provenance"] = canonical_json(provenance)
-        file.attrs["fingerprint"] = canonical_json(fingerprint)
-        file.attrs["format"] = FORMAT
+        attributes = {"provenance": canonical_json(provenance), "fingerprint": canonical_json(fingerprint)}
+        if content_sha256 is not None:
+            attributes["content_sha256"] = content_sha256
+        for name, text in {**attributes, "format": FORMAT}.items():
+            file.attrs[name] = np.bytes_(text.encode())  # of fixed length, so that a checksum covers it
 
 
 class CacheFile:
-    """A cache opened for reading, its small tables loaded and its rows still on disk."""
+    """A cache opened for reading: clips and samples loaded, columns of the videos when asked for, rows on disk."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self.path = path
         self._file = file
-        self.fingerprint, self.provenance = _read_header(path, file)
-        columns = [_read_column(file[f"videos/{f.name}"]) for f in fields(VideoRecord)]
-        self.videos = [VideoRecord(*values) for values in zip(*columns, strict=True)]
-        self.clips = ClipTable(**{f.name: file[f"clips/{f.name}"][:] for f in fields(ClipTable)})
-        self._clip_bounds = np.searchsorted(self.clips.video, np.arange(len(self.videos) + 1))
-        self._sample_rows: NDArray[np.int64] = file["samples/row"][:]
+        self.fingerprint, self.provenance, self.content_sha256 = _read_header(path, file)
+        self.clips = ClipTable(**{name: self._read(f"clips/{name}") for name in CLIP_COLUMNS})
+        self.video_count = int(file["videos/size"].shape[0])
+        self.rows = int(file["features"].shape[0])  # number of cached feature vectors
+        self._require_sound()
+        bounds = np.searchsorted(self.clips.video, np.arange(self.video_count + 1))
+        self._clip_bounds: list[int] = bounds.tolist()
+        self._row_bounds: list[int] = np.append(self.clips.start, self.rows)[bounds].tolist()
+        self.samples = self._locate_samples()
+
+    @cached_property
+    def videos(self) -> list[VideoRecord]:
+        """All records, in the order of the file."""
+        columns = [self.read_column(f.name) for f in fields(VideoRecord)]
+        return [VideoRecord(*values) for values in zip(*columns, strict=True)]
 
     @property
-    def rows(self) -> int:
-        """Number of cached feature vectors."""
-        return int(self._file["features"].shape[0])
+    def rows_per_video(self) -> list[int]:
+        """How many rows each video has."""
+        return [end - first for first, end in pairwise(self._row_bounds)]
 
-    def read_results(self, chosen: Sequence[int]) -> Iterator[VideoResult]:
-        """The results of some videos, by index, read one at a time."""
-        for index in chosen:
-            clips = range(self._clip_bounds[index], self._clip_bounds[index + 1])
-            yield VideoResult(
-                record=self.videos[index],
-                clips=tuple(self._read_clip(clip) for clip in clips),
-                samples=self._read_samples(clips),
-            )
+    def read_column(self, name: str) -> list[Any]:
+        """One field of all records: quicker than the records where no more is wanted."""
+        stored = self._read(f"videos/{name}")
+        try:
+            values: list[Any] = stored.tolist() if name in NUMBER_COLUMNS else json.loads(stored.tobytes())
+        except ValueError as error:
+            raise FormatError(f"{self.path} is damaged: videos/{name} is no JSON ({error}); {REMEDY}") from error
+        if len(values) != self.video_count:
+            raise self._contradict(f"videos/{name} has {len(values)} entries, expected {self.video_count}")
+        return values
+
+    def read_results(self, chosen: Sequence[int], priority_up_to: int | None = None) -> Iterator[VideoResult]:
+        """The results of some videos, by index; neighbours are read together, a few MiB at a time.
+
+        Samples of a higher priority number than `priority_up_to` are left out: their crops take long to read.
+        """
+        for run in self._cut_runs(chosen):
+            first, end = self._row_bounds[run.start], self._row_bounds[run.stop]
+            features, times_s, boxes, scores = (self._read(name, first, end) for name in ROW_COLUMNS)
+            for video in run:
+                clips = []
+                for clip in range(self._clip_bounds[video], self._clip_bounds[video + 1]):
+                    start = int(self.clips.start[clip]) - first
+                    rows = slice(start, start + int(self.clips.length[clip]))
+                    clips.append(self._make_clip(clip, times_s[rows], boxes[rows], scores[rows], features[rows]))
+                yield VideoResult(self.videos[video], tuple(clips), self._read_video_samples(video, priority_up_to))
 
     def read_samples(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """The sample crops (n, S, S, 3) and the features (n, D) they gave when the cache was filled."""
-        features = [self._file["features"][int(row)] for row in self._sample_rows]
+        features = [self._read("features", row, row + 1)[0] for row in self.samples.row.tolist()]
         dim = self.fingerprint.backbone.dim
-        return self._file["samples/crop"][:], np.array(features, np.float32).reshape(-1, dim)
+        return self._read("samples/crop"), np.array(features, np.float32).reshape(-1, dim)
 
     def read_all(self) -> FeatureCache:
         """The whole cache in memory."""
-        file = self._file
+        features, times_s, boxes, scores = (self._read(name) for name in ROW_COLUMNS)
         return FeatureCache(
             path=self.path,
             fingerprint=self.fingerprint,
             provenance=self.provenance,
             videos=self.videos,
             clips=self.clips,
-            features=file["features"][:],
-            times_s=file["rows/time_s"][:],
-            boxes=file["rows/box"][:],
-            scores=file["rows/score"][:],
-            sample_crops=file["samples/crop"][:],
-            sample_rows=file["samples/row"][:],
+            features=features,
+            times_s=times_s,
+            boxes=boxes,
+            scores=scores,
+            sample_crops=self._read("samples/crop"),
+            sample_rows=self.samples.row,
         )
 
-    def _read_clip(self, clip: int) -> ClipRows:
+    def list_samples(self) -> Iterator[tuple[int, Sample]]:
+        """Every sample with the index of its video, one crop at a time."""
+        for number, video in enumerate(self.samples.video.tolist()):
+            yield video, self._read_sample(number)
+
+    def _cut_runs(self, chosen: Sequence[int]) -> Iterator[range]:
+        """Videos that follow one another and whose rows fit READ_BYTES together; one video at least."""
+        most_rows = READ_BYTES // count_row_bytes(self.fingerprint)
+        run = range(0)
+        for video in chosen:
+            fits = video == run.stop and self._row_bounds[video + 1] - self._row_bounds[run.start] <= most_rows
+            if run and not fits:
+                yield run
+            run = range(run.start if run and fits else video, video + 1)
+        if run:
+            yield run
+
+    def _make_clip(self, clip: int, *columns: NDArray[Any]) -> ClipRows:
         table = self.clips
-        rows = slice(int(table.start[clip]), int(table.start[clip]) + int(table.length[clip]))
-        return ClipRows(
-            track=int(table.track[clip]),
-            view=int(table.view[clip]),
-            start_s=float(table.start_s[clip]),
-            end_s=float(table.end_s[clip]),
-            times_s=self._file["rows/time_s"][rows],
-            boxes=self._file["rows/box"][rows],
-            scores=self._file["rows/score"][rows],
-            features=self._file["features"][rows],
-        )
+        place = int(table.track[clip]), int(table.view[clip]), float(table.start_s[clip]), float(table.end_s[clip])
+        return ClipRows(*place, *columns)
 
-    def _read_samples(self, clips: range) -> tuple[Sample, ...]:
-        if not clips:
-            return ()
-        first = int(self.clips.start[clips[0]])
-        end = int(self.clips.start[clips[-1]] + self.clips.length[clips[-1]])
-        group = self._file["samples"]
-        return tuple(
-            Sample(priority=int(group["priority"][i]), row=int(self._sample_rows[i]) - first, crop=group["crop"][i])
-            for i in np.flatnonzero((self._sample_rows >= first) & (self._sample_rows < end))
-        )
+    def _read_video_samples(self, video: int, priority_up_to: int | None) -> tuple[Sample, ...]:
+        numbers = self._samples_by_video.get(video, ())
+        wanted = (n for n in numbers if priority_up_to is None or int(self.samples.priority[n]) <= priority_up_to)
+        return tuple(self._read_sample(number) for number in wanted)
+
+    @cached_property
+    def _samples_by_video(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for number, video in enumerate(self.samples.video.tolist()):
+            found.setdefault(video, []).append(number)
+        return found
+
+    def _read_sample(self, number: int) -> Sample:
+        crop = self._read("samples/crop", number, number + 1)[0]
+        return Sample(int(self.samples.priority[number]), int(self.samples.row_in_video[number]), crop)
+
+    def _locate_samples(self) -> SampleTable:
+        priority, row = self._read("samples/priority"), self._read("samples/row")
+        if not len(priority) == len(row) == len(self._file["samples/crop"]):
+            raise self._contradict("samples have columns of different lengths")
+        if len(row) and (row.min() < 0 or row.max() >= self.rows):
+            raise self._contradict(f"a sample lies outside of the {self.rows} rows")
+        video = np.searchsorted(np.array(self._row_bounds), row, side="right") - 1
+        return SampleTable(priority, row, video, row - np.array(self._row_bounds, np.int64)[video])
+
+    def _require_sound(self) -> None:
+        """Refuses tables by which rows would be read wrongly."""
+        table, dim = self.clips, self.fingerprint.backbone.dim
+        if len({len(getattr(table, name)) for name in CLIP_COLUMNS}) > 1:
+            raise self._contradict("clips have columns of different lengths")
+        if any(self._file[name].shape[0] != self.rows for name in ROW_COLUMNS):
+            raise self._contradict("rows have columns of different lengths")
+        if self._file["features"].shape != (self.rows, dim):
+            raise self._contradict(f"features are {self._file['features'].shape}, expected {(self.rows, dim)}")
+        ends = np.cumsum(table.length, dtype=np.int64)
+        consecutive = (table.length >= 0).all() and (table.start == ends - table.length).all()
+        if not consecutive or int(table.length.sum(dtype=np.int64)) != self.rows:
+            raise self._contradict(f"clips are not consecutive rows of the {self.rows} there are")
+        videos = table.video
+        if len(videos) and (videos[0] < 0 or videos[-1] >= self.video_count or (np.diff(videos) < 0).any()):
+            raise self._contradict(f"clips name videos out of order, or beyond the {self.video_count} there are")
+
+    def _contradict(self, what: str) -> FormatError:
+        return FormatError(f"{self.path} is damaged, its tables contradict each other: {what}; {REMEDY}")
+
+    def _read(self, name: str, first: int = 0, end: int | None = None) -> NDArray[Any]:
+        try:
+            values: NDArray[Any] = self._file[name][first:end]
+        except DAMAGE as error:
+            raise FormatError(f"{self.path} is damaged in {name}: {_first_line(error)}; {REMEDY}") from error
+        return values
 
 
 @contextmanager
 def open_cache(path: Path) -> Iterator[CacheFile]:
     """Opens a cache; a file that is missing, damaged or of another version is refused in a sentence."""
-    if not path.is_file():
-        raise UsageError(f"no such feature cache: {path}; make one with `unmask extract`")
-    with ExitStack() as stack:
+    with _open_file(path) as file:
         try:
-            cache = CacheFile(path, stack.enter_context(h5py.File(path, "r")))
-        except (OSError, KeyError) as error:
-            raise FormatError(
-                f"{path} is damaged or not a feature cache: {error}; run `unmask extract` again"
-            ) from error
-        try:
-            yield cache
-        except OSError as error:  # a checksum that does not fit its rows
-            raise FormatError(f"{path} is damaged: {error}; run `unmask extract` again") from error
+            cache = CacheFile(path, file)
+        except DAMAGE as error:
+            raise _refuse(path, error) from error
+        yield cache
+
+
+def read_fingerprint(path: Path) -> Fingerprint:
+    """The fingerprint of a cache, without its tables."""
+    with _open_file(path) as file:
+        return _read_header(path, file)[0]
 
 
 def read_cache(path: Path) -> FeatureCache:
@@ -236,21 +281,38 @@ def read_cache(path: Path) -> FeatureCache:
         return cache.read_all()
 
 
+def list_damage(path: Path) -> tuple[dict[str, int], list[str]]:
+    """Reads every dataset in blocks: the stored bytes of each, and the names of those whose checksums do not fit."""
+    names: list[str] = []
+    sizes: dict[str, int] = {}
+    damaged: list[str] = []
+    with _open_file(path) as file:
+        try:
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        except DAMAGE as error:
+            raise _refuse(path, error) from error
+        for name in names:
+            try:
+                sizes[name] = _read_through(file[name])
+            except DAMAGE:
+                damaged.append(name)
+    return sizes, damaged
+
+
 def summarise_cache(path: Path) -> dict[str, Any]:
     """What `unmask cache info` prints."""
     with open_cache(path) as cache:
-        statuses = [video.status for video in cache.videos]
         return {
             "path": str(path),
             "format": FORMAT,
-            "videos": len(cache.videos),
+            "videos": cache.video_count,
             "clips": len(cache.clips.video),
             "rows": cache.rows,
             "dim": cache.fingerprint.backbone.dim,
-            "status_counts": {status: statuses.count(status) for status in sorted(set(statuses))},
+            "status_counts": dict(sorted(Counter(cache.read_column("status")).items())),
             "untrained_backbone": not cache.fingerprint.backbone.trained,
             "fingerprint_sha256": cache.fingerprint.sha256,
-            "content_sha256": hash_content(cache),
+            "content_sha256": cache.content_sha256 or hash_content(cache),
             "provenance": cache.provenance,
             "fingerprint": cache.fingerprint.model_dump(mode="json"),
         }
@@ -258,20 +320,16 @@ def summarise_cache(path: Path) -> dict[str, Any]:
 
 def hash_content(cache: CacheFile) -> str:
     """Hash of everything that was computed, by video id; where and when it was written does not enter it."""
-    digest = hashlib.sha256(canonical_json(cache.fingerprint).encode())
-    order = sorted(range(len(cache.videos)), key=lambda i: cache.videos[i].id)
-    for result in cache.read_results(order):
-        record = asdict(result.record)
-        del record["path"], record["mtime_ns"], record["detail"]  # the detail may name the path
-        digest.update(canonical_json(record).encode())
-        for clip in result.clips:
-            place = [clip.track, clip.view, clip.start_s, clip.end_s]
-            digest.update(json.dumps(place).encode())
-            for column in (clip.times_s, clip.boxes, clip.scores, clip.features):
-                digest.update(np.ascontiguousarray(column).tobytes())
-        for sample in sorted(result.samples, key=lambda s: s.row):
-            digest.update(str(sample.row).encode() + sample.crop.tobytes())
-    return digest.hexdigest()
+    digest = ContentHash(cache.fingerprint)
+    ids = cache.read_column("id")
+    for result in cache.read_results(sorted(range(len(ids)), key=ids.__getitem__), priority_up_to=-1):
+        digest.add(result.record, result.clips)
+    return digest.finish((ids[video], sample) for video, sample in cache.list_samples())
+
+
+def count_row_bytes(fingerprint: Fingerprint) -> int:
+    """Bytes of one row: its features, time, box and score."""
+    return sum(np.dtype(dtype).itemsize for dtype in ("<f8", "4<f4", "<f4", f"{fingerprint.backbone.dim}<f2"))
 
 
 def require_fingerprint(found: Fingerprint, expected: Fingerprint, path: Path, remedy: str) -> None:
@@ -279,139 +337,63 @@ def require_fingerprint(found: Fingerprint, expected: Fingerprint, path: Path, r
     require_same(found, expected, f"{path} was made differently", remedy)
 
 
-class SamplePicker:
-    """Keeps the few crops of one video that may become samples, however long it is.
+@contextmanager
+def _open_file(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise UsageError(f"no such feature cache: {path}; make one with `unmask extract`")
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(h5py.File(path, "r"))
+        except DAMAGE as error:
+            raise _refuse(path, error) from error
+        yield file
 
-    The choice is by hash of video and row, so it is the same in whatever order videos come.
-    """
 
-    def __init__(self, video_id: str, seed: int = 0, most: int = 4) -> None:
-        self._key = f"{seed}:{video_id}"
-        self._most = most
-        self._rows = 0
-        self.samples: tuple[Sample, ...] = ()
-
-    def add(self, crops: NDArray[np.uint8]) -> None:
-        """Offers the crops (n, S, S, 3) of the next rows."""
-        offered = [Sample(self._rank(self._rows + i), self._rows + i, crop) for i, crop in enumerate(crops)]
-        self._rows += len(crops)
-        best = sorted([*self.samples, *offered], key=lambda sample: sample.priority)[: self._most]
-        # A copy each: a view would keep the whole clip in memory.
-        self.samples = tuple(Sample(s.priority, s.row, s.crop.copy()) for s in best)
-
-    def _rank(self, row: int) -> int:
-        return int.from_bytes(hashlib.sha256(f"{self._key}:{row}".encode()).digest()[:8], "big")
+def _refuse(path: Path, error: Exception) -> FormatError:
+    return FormatError(f"{path} is damaged or not a feature cache: {_first_line(error)}; {REMEDY}")
 
 
 @contextmanager
 def _create_file(path: Path) -> Iterator[Any]:
     """A new HDF5 file; a write that the system refuses ends in that OSError, after HDF5 has closed in peace."""
-    with _ForgivingFile(path) as raw:
+    with ForgivingFile(path) as raw:
         try:
-            with h5py.File(raw, "w", rdcc_nbytes=16 << 20) as file:
+            # From version 1.10 on, HDF5's own structures carry checksums too.
+            with h5py.File(raw, "w", libver=("v110", "v110")) as file:
                 yield file
         finally:
             if raw.refusal is not None:
                 raise raw.refusal
 
 
-class _ForgivingFile(io.FileIO):
-    """Remembers the first refused write and drops all that follow.
-
-    HDF5 that cannot flush a file ends the whole process with a segmentation fault when Python exits.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
-        self.refusal: OSError | None = None
-
-    def write(self, content: Buffer, /) -> int:
-        """Writes, or pretends to."""
-        size = memoryview(content).nbytes
-        if self.refusal is None:
-            try:
-                written = super().write(content)
-                if written != size:  # a disk takes what still fits, and refuses the rest
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                self.refusal = error
-        return size
-
-    def truncate(self, size: int | None = None, /) -> int:
-        """Truncates, or pretends to."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.refusal = self.refusal or error
-            return size or 0
-
-
-class _Writer:
-    """Appends results to the datasets of a file that nobody reads yet."""
-
-    def __init__(self, file: Any, dim: int) -> None:
-        self._file = file
-        self._records: list[VideoRecord] = []
-        self._clips: list[tuple[int, int, int, int, int, float, float]] = []
-        self._samples: list[tuple[int, int, NDArray[np.uint8]]] = []  # priority, row, crop
-        self._features = self._create("features", (dim,), np.float16, fletcher32=True)
-        self._times = self._create("rows/time_s", (), np.float64)
-        self._boxes = self._create("rows/box", (4,), np.float32)
-        self._scores = self._create("rows/score", (), np.float32)
-
-    def add(self, result: VideoResult) -> None:
-        first = int(self._features.shape[0])
-        for clip in result.clips:
-            start = int(self._features.shape[0])
-            place = (len(self._records), clip.track, clip.view, start, len(clip.features))
-            self._clips.append((*place, clip.start_s, clip.end_s))
-            _append(self._features, clip.features)
-            _append(self._times, clip.times_s)
-            _append(self._boxes, clip.boxes)
-            _append(self._scores, clip.scores)
-        if result.record.split != "test":
-            self._samples += [(s.priority, first + s.row, s.crop) for s in result.samples]
-            self._samples = sorted(self._samples, key=lambda s: s[:2])[:SAMPLES]
-        self._records.append(result.record)
-
-    def finish(self) -> None:
-        for name in (f.name for f in fields(VideoRecord)):
-            values = [getattr(record, name) for record in self._records]
-            kind: Any = np.int64 if name in ("size", "mtime_ns") else h5py.string_dtype()
-            column = np.array(values, dtype=object if kind is not np.int64 else kind)
-            self._file.create_dataset(f"videos/{name}", data=column, dtype=kind)
-        kinds = ("i4", "i4", "i2", "i8", "i4", "f8", "f8")
-        for place, (field, kind) in enumerate(zip(fields(ClipTable), kinds, strict=True)):
-            self._file.create_dataset(f"clips/{field.name}", data=np.array([c[place] for c in self._clips], dtype=kind))
-        crops = [crop for _, _, crop in self._samples]
-        self._file["samples/priority"] = np.array([p for p, _, _ in self._samples], dtype=np.uint64)
-        self._file["samples/row"] = np.array([row for _, row, _ in self._samples], dtype=np.int64)
-        self._file["samples/crop"] = np.stack(crops) if crops else np.zeros((0, 1, 1, 3), np.uint8)
-
-    def _create(self, name: str, shape: tuple[int, ...], dtype: Any, **options: Any) -> Any:
-        rows = max(1, (1 << 20) // (int(np.prod(shape)) * np.dtype(dtype).itemsize))  # chunks of about 1 MiB
-        return self._file.create_dataset(
-            name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(min(rows, 1024), *shape), **options
-        )
-
-
-def _append(dataset: Any, values: NDArray[Any]) -> None:
-    start = dataset.shape[0]
-    dataset.resize(start + len(values), axis=0)
-    dataset[start:] = values
-
-
-def _read_header(path: Path, file: Any) -> tuple[Fingerprint, dict[str, Any]]:
-    found = file.attrs.get("format")
-    if found != FORMAT:
-        raise FormatError(f"{path} has the format {found!r}, expected {FORMAT!r}; run `unmask extract` again")
+def _read_header(path: Path, file: Any) -> tuple[Fingerprint, dict[str, Any], str | None]:
     try:
-        return Fingerprint.model_validate_json(file.attrs["fingerprint"]), json.loads(file.attrs["provenance"])
+        found, fingerprint_json, provenance_json, content = (_read_attribute(file, name) for name in ATTRIBUTES)
+    except DAMAGE as error:
+        raise _refuse(path, error) from error
+    if found != FORMAT:
+        raise FormatError(f"{path} has the format {found!r}, expected {FORMAT!r}; {REMEDY}")
+    try:
+        fingerprint, provenance = (
+            Fingerprint.model_validate_json(fingerprint_json or ""),
+            json.loads(provenance_json or ""),
+        )
     except ValueError as error:
-        raise FormatError(f"{path}: its fingerprint is not understood ({error}); run `unmask extract` again") from error
+        raise FormatError(f"{path}: its fingerprint is not understood ({error}); {REMEDY}") from error
+    return fingerprint, provenance, content
 
 
-def _read_column(dataset: Any) -> list[Any]:
-    if h5py.check_string_dtype(dataset.dtype):
-        return list(dataset.asstr()[:])
-    return [int(value) for value in dataset[:]]
+def _read_attribute(file: Any, name: str) -> str | None:
+    value = file.attrs.get(name)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _read_through(dataset: Any) -> int:
+    rows = max(1, READ_BYTES * len(dataset) // max(1, dataset.nbytes))
+    for first in range(0, len(dataset), rows):
+        dataset[first : first + rows]
+    return int(dataset.id.get_storage_size())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Commands of the first stage that run networks: backbone, detector, extract; and doctor."""
+"""Commands that make the files of networks, and look at the machine: backbone, detector, doctor."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from typing import Any
 
 import click
 
-DEVICE = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="`cuda` that cannot run on CUDA fails; it never falls back.",
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+from extract.options import AS_JSON
 
 
 @click.command("backbone")
@@ -24,25 +17,25 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
 @click.option("--mean", default=None, help="For an ONNX file: R,G,B mean its pictures were centred with.")
 @click.option("--std", default=None, help="For an ONNX file: R,G,B deviation they were divided by.")
 @click.option("--crop-px", type=int, default=None, help="For an ONNX file that leaves the picture's size open.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16 is half the size and meant for GPUs; its features fill a cache of their own.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
 @AS_JSON
 def backbone_command(
-    source: str, weights: str, mean: str | None, std: str | None, crop_px: int | None, out: Path, as_json: bool
-) -> None:
-    """Make backbone.onnx from SOURCE: resnext50_32x4d, efficientnet_lite0, or your own ONNX file."""
-    from extract.backbone_files import IMAGENET_MEAN, IMAGENET_STD, make_backbone, wrap_backbone
+    source: str, weights: str, mean: str | None, std: str | None, crop_px: int | None, precision: Any, out: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Make backbone.onnx from SOURCE: resnext50_32x4d, efficientnet_lite0, your own ONNX file, or a backbone.onnx."""
+    from extract.backbone_files import Source, build_backbone
 
-    if source.endswith(".onnx"):
-        spec = wrap_backbone(
-            Path(source), out, _parse_triple(mean, IMAGENET_MEAN), _parse_triple(std, IMAGENET_STD), crop_px
-        )
-    else:
-        spec = make_backbone(source, weights, out)
-    if as_json:
-        click.echo(spec.model_dump_json())
-        return
-    kind = "" if spec.trained else " (UNTRAINED: random weights, its scores mean nothing)"
-    click.echo(f"{out}: {spec.name}, {spec.dim}-d features of {spec.crop_px} px crops, {spec.weights}{kind}")
+    told = Source(source, weights, _parse_triple(mean), _parse_triple(std), crop_px)
+    made = build_backbone(told, out, precision)
+    click.echo(json.dumps(made.to_document()) if as_json else f"{out}: {made}")
 
 
 @click.command("detector")
@@ -61,45 +54,9 @@ def detector_command(
     from extract.detector_sources import Preprocessing
 
     usual = Preprocessing()
-    told = Preprocessing(rgb, _parse_triple(mean, usual.mean), _parse_triple(std, usual.std))
+    told = Preprocessing(rgb, _parse_triple(mean) or usual.mean, _parse_triple(std) or usual.std)
     spec = make_detector(source, out, weights, told if (mean, std, rgb) != (None, None, False) else None)
     click.echo(spec.model_dump_json() if as_json else f"{out}: {spec.name}, sha256 {spec.sha256}")
-
-
-@click.command("extract")
-@click.argument("manifest", type=click.Path(exists=True, path_type=Path, dir_okay=False))
-@click.option("--backbone", type=click.Path(exists=True, path_type=Path, dir_okay=False), required=True)
-@click.option(
-    "--detector", default="retinaface", show_default=True, help="retinaface, retinaface-mobile, mtcnn or FILE.onnx."
-)
-@click.option("--sampling", default="even:32", show_default=True, help="Instants looked at in each clip.")
-@click.option("--clips", type=click.IntRange(min=1), default=None, help="Clips a video; default one for every 10 s.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
-@click.option("--part-s", type=float, default=60.0, show_default=True, help="Seconds of work a kill may cost.")
-@DEVICE
-@AS_JSON
-def extract_command(
-    manifest: Path, backbone: Path, detector: str, sampling: str, clips: int | None, out: Path, part_s: float,
-    device: Any, as_json: bool,
-) -> None:  # fmt: skip
-    """Fill a feature cache: faces of the videos in MANIFEST through the backbone, once."""
-    from extract.backbones import Backbone
-    from extract.detectors import open_detector
-    from extract.manifest import read_manifest
-    from extract.progress import track_videos
-    from extract.run import Extractor, extract_manifest
-    from extract.specs import SamplingSpec
-
-    videos = read_manifest(manifest)
-    sampling_spec = SamplingSpec.parse(sampling, clips)
-    extractor = Extractor(open_detector(detector, device), Backbone(backbone, device), sampling_spec)
-    with track_videos("extracting", len(videos)) as on_video:
-        done = extract_manifest(videos, extractor, out, part_s, on_video)
-    if as_json:
-        click.echo(json.dumps({"out": str(out), "reused": done.reused, "status_counts": done.status_counts}))
-        return
-    counts = ", ".join(f"{number} {status}" for status, number in done.status_counts.items())
-    click.echo(f"{out}: {sum(done.status_counts.values())} videos ({counts}), {done.reused} already finished")
 
 
 @click.command("doctor")
@@ -118,9 +75,9 @@ def doctor_command(as_json: bool) -> None:
             click.echo(f"  {name:28} {text}")
 
 
-def _parse_triple(text: str | None, default: tuple[float, float, float]) -> tuple[float, float, float]:
+def _parse_triple(text: str | None) -> tuple[float, float, float] | None:
     if text is None:
-        return default
+        return None
     try:
         first, second, third = (float(part) for part in text.split(","))
     except ValueError as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,28 @@ from numpy.typing import NDArray
 from extract.crops import cut_crop
 from extract.detectors import Detector
 from extract.errors import Reason, VideoError
+from extract.faces import FaceFinder, SeenFrame
 from extract.specs import CropSpec, SamplingSpec, TrackSpec
-from extract.tracks import Tracker, choose_main
-from extract.video import Frame, Video
+from extract.tracks import Tracker, choose_tracks
+from extract.video import Frame, VideoFacts
 
-MOST_BATCH_BYTES = 128 << 20
-MOST_BATCH_FRAMES = 8
+
+class FrameSource(Protocol):
+    """A video, wherever it is decoded."""
+
+    @property
+    def facts(self) -> VideoFacts:
+        """What is known of it before decoding."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """After reading: what was wrong with a file that could still be used."""
+        ...
+
+    def read_at(self, instants: NDArray[np.float64]) -> Iterator[tuple[slice, Frame]]:
+        """Frames on screen at ascending instants, with the slice of instants each of them serves."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,26 +69,26 @@ class _Face:
     crops: list[NDArray[np.uint8]] = field(default_factory=list)
 
 
-def read_clips(video: Video, specs: ClipSpecs, detector: Detector) -> Iterator[Clip]:
-    """Yields the main face of each clip, as the video is decoded.
+def read_clips(video: FrameSource, specs: ClipSpecs, detector: Detector) -> Iterator[Clip]:
+    """Yields the main face of each clip, or all its faces by track, as the video is decoded.
 
-    Clips in which too few frames show a face are left out; a video without any other raises VideoError: NO_FACE
-    where no sampled frame shows one, else TOO_SHORT.
+    Faces seen in too few frames of a clip are left out; a video without any other raises VideoError: NO_FACE where no
+    sampled frame shows one, else TOO_SHORT.
     """
     sampling = specs.sampling
     spans = sampling.cut_clips(video.facts.duration_s, video.facts.frames)
+    finder = FaceFinder(detector, specs.tracks)
     tracker = Tracker(specs.tracks, step_s=(spans[0][1] - spans[0][0]) / sampling.count)
     clips = most_frames = most_faces = 0
     for number, frames in groupby(_assign_frames(video, sampling, spans), key=itemgetter(0)):
         faces: dict[int, _Face] = defaultdict(_Face)
         seen = 0
-        for batch in _batch_frames(frame for _, frame in frames):
-            seen += len(batch)
-            _add_faces(faces, batch, specs.crop, detector, tracker)
+        for frame in finder.find(frame for _, frame in frames):
+            seen += 1
+            _add_faces(faces, frame, specs.crop, tracker)
         most_frames = max(most_frames, seen)
         most_faces = max([most_faces, *(len(face.crops) for face in faces.values())])
-        clip = _finish_clip(faces, spans[number], sampling.min_frames)
-        if clip is not None:
+        for clip in _finish_clips(faces, spans[number], specs):
             clips += 1
             yield clip
     if not clips:
@@ -79,7 +96,7 @@ def read_clips(video: Video, specs: ClipSpecs, detector: Detector) -> Iterator[C
 
 
 def _assign_frames(
-    video: Video, sampling: SamplingSpec, spans: list[tuple[float, float]]
+    video: FrameSource, sampling: SamplingSpec, spans: list[tuple[float, float]]
 ) -> Iterator[tuple[int, Frame]]:
     """(clip number, frame), each frame once a clip however many of its instants fall on it."""
     instants = np.concatenate([sampling.sample_instants(*span) for span in spans])
@@ -88,43 +105,21 @@ def _assign_frames(
             yield number, frame
 
 
-def _batch_frames(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-    """Batches of equal shape that fit in memory whatever the resolution."""
-    batch: list[Frame] = []
-    for frame in frames:
-        most = max(1, min(MOST_BATCH_FRAMES, MOST_BATCH_BYTES // frame.rgb.nbytes))
-        if batch and (len(batch) >= most or batch[0].rgb.shape != frame.rgb.shape):
-            yield batch
-            batch = []
-        batch.append(frame)
-    if batch:
-        yield batch
+def _add_faces(faces: dict[int, _Face], seen: SeenFrame, spec: CropSpec, tracker: Tracker) -> None:
+    numbers = tracker.link(seen.frame.time_s, seen.faces.boxes, seen.shot)
+    for number, box, score in zip(numbers, seen.faces.boxes, seen.faces.scores, strict=True):
+        face = faces[number]
+        face.times_s.append(seen.frame.time_s)
+        face.boxes.append(box)
+        face.scores.append(float(score))
+        face.crops.append(cut_crop(seen.frame.rgb, box, spec))
 
 
-def _add_faces(
-    faces: dict[int, _Face], batch: list[Frame], spec: CropSpec, detector: Detector, tracker: Tracker
-) -> None:
-    detections = detector.detect(np.stack([frame.rgb for frame in batch]))
-    for frame, found in zip(batch, detections, strict=True):
-        numbers = tracker.link(frame.time_s, found.boxes)
-        for number, box, score in zip(numbers, found.boxes, found.scores, strict=True):
-            face = faces[number]
-            face.times_s.append(frame.time_s)
-            face.boxes.append(box)
-            face.scores.append(float(score))
-            face.crops.append(cut_crop(frame.rgb, box, spec))
-
-
-def _finish_clip(faces: dict[int, _Face], span: tuple[float, float], min_frames: int) -> Clip | None:
-    if not faces:
-        return None
+def _finish_clips(faces: dict[int, _Face], span: tuple[float, float], specs: ClipSpecs) -> Iterator[Clip]:
     weighed = {n: (np.stack(face.boxes), np.array(face.scores, np.float32)) for n, face in faces.items()}
-    main = choose_main(weighed)
-    boxes, scores = weighed[main]
-    if len(boxes) < min_frames:
-        return None
-    face = faces[main]
-    return Clip(main, *span, np.array(face.times_s), boxes, scores, np.stack(face.crops))
+    for number in choose_tracks(weighed, specs.tracks, specs.sampling.min_frames):
+        face = faces[number]
+        yield Clip(number, *span, np.array(face.times_s), *weighed[number], np.stack(face.crops))
 
 
 def _explain_no_clip(frames: int, faces: int, min_frames: int) -> VideoError:

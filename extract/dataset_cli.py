@@ -2,28 +2,69 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
+
+LAYOUTS = ("auto", "folders", "celeb-df", "ffpp", "dfdc", "csv")
+SPLITS = ("official", "identity-disjoint", "none")
 
 
 @click.command("manifest")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--layout", type=click.Choice(["auto", "folders", "csv"]), default="auto", show_default=True)
+@click.option(
+    "--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True, help="How SOURCE lies on disk."
+)
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="official",
+    show_default=True,
+    help="official: the dataset's own lists, where it has any; identity-disjoint: Celeb-DF only.",
+)
+@click.option("--compression", type=click.Choice(["raw", "c23", "c40"]), help="FaceForensics++: this one only.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
-def manifest_command(source: Path, layout: str, out: Path) -> None:
-    """List the videos of a dataset: SOURCE is a folder with Real/ and Fake/, or a CSV with path and label."""
-    from extract.manifest import make_manifest, write_manifest
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def manifest_command(source: Path, layout: str, split: Any, compression: str | None, out: Path, as_json: bool) -> None:
+    """List the videos of a dataset: SOURCE is its folder, one with Real/ and Fake/, or a CSV with path and label."""
+    from extract.datasets.layouts import make_manifest
+    from extract.datasets.listing import Choice
+    from extract.manifest import write_manifest
 
-    videos = make_manifest(source, layout)
-    write_manifest(out, videos)
-    real = sum(v.label == "real" for v in videos)
-    missing = sum(not v.path.is_file() for v in videos)
-    groups = len({v.group for v in videos if v.group})
-    click.echo(f"{out}: {len(videos)} videos, {real} real, {len(videos) - real} fake, {groups} groups")
-    if missing:
-        click.echo(f"warning: {missing} of these files do not exist", err=True)
-    if not groups:
-        click.echo("warning: no column or name tells who is seen; fill in `group`, or persons leak", err=True)
-    elif not source.is_file():
-        click.echo("the groups were read from file names: check them", err=True)
+    listing = make_manifest(source, layout, Choice(split, compression or ""))
+    write_manifest(out, listing.videos)
+    if as_json:
+        click.echo(json.dumps({"manifest": str(out), **listing.summarise()}))
+    else:
+        click.echo("\n".join([f"{out}: {listing.describe()[0]}", *listing.describe()[1:]]))
+    for note in listing.notes:
+        click.echo(f"warning: {note}", err=True)
+
+
+@click.command("audit")
+@click.argument("manifest", type=click.Path(exists=True, path_type=Path, dir_okay=False))
+@click.argument("features", type=click.Path(exists=True, path_type=Path, dir_okay=False), required=False)
+@click.option(
+    "--similarity", type=click.FloatRange(0, 1), help="Call features near duplicates from here on; default 0.85."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def audit_command(manifest: Path, features: Path | None, similarity: float | None, as_json: bool) -> None:
+    """Look for leaks across the splits of MANIFEST, in the cache FEATURES too where it is named: exit 1."""
+    from rich.console import Console
+
+    from extract.audit.leaks import audit_manifest
+    from extract.audit.report import describe, tabulate
+    from extract.errors import UnmaskError
+    from extract.manifest import read_manifest
+
+    audit = audit_manifest(read_manifest(manifest), features, similarity)
+    if as_json:
+        click.echo(json.dumps(audit.as_document()))
+    else:
+        if audit.findings:
+            Console().print(tabulate(audit))
+        click.echo("\n".join(describe(audit)))
+    if audit.findings:
+        raise UnmaskError(audit.summary)

@@ -24,10 +24,11 @@ class Detections:
 
 
 class Detector(Protocol):
-    """Finds faces; `provider` names what really ran it."""
+    """Finds faces; `provider` names what really ran it, `path` its file, if it has one."""
 
     spec: DetectorSpec
     provider: str
+    path: Path | None
 
     def detect(self, frames: NDArray[np.uint8]) -> list[Detections]:
         """Faces of each RGB frame of a batch (N, H, W, 3)."""

@@ -1,4 +1,4 @@
-"""The list of videos to work on: reads and writes `videos.csv`, and makes it from a dataset on disk.
+"""The list of videos to work on: reads and writes `videos.csv`.
 
 Columns: `path, label, split, group, pair, dataset, method, protocol`. Only the first two are required. Paths are
 relative to the file. A group is a person or source that must not be divided between splits; a pair joins a fake to the
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import csv
 import os
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 
@@ -68,13 +68,18 @@ def read_manifest(path: Path) -> list[ManifestVideo]:
 
 def write_manifest(path: Path, videos: Iterable[ManifestVideo]) -> None:
     """Writes a manifest whose paths are relative to its own folder."""
+    home = path.resolve().parent
+
+    @cache
+    def relate(folder: Path) -> Path:
+        # Folders are resolved, so that `..` means what it says; a link to a video keeps its own name.
+        return Path(os.path.relpath(folder.resolve(), home))
+
     with write_aside(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for video in videos:
-            # Folders are resolved, so that `..` means what it says; a link to a video keeps its own name.
-            place = video.path.parent.resolve() / video.path.name
-            relative = Path(os.path.relpath(place, path.resolve().parent)).as_posix()
+            relative = (relate(video.path.parent) / video.path.name).as_posix()
             writer.writerow([relative, *(getattr(video, column) for column in COLUMNS[1:])])
 
 
@@ -85,57 +90,6 @@ def list_videos(directory: Path) -> list[Path]:
         for p in directory.rglob("*")
         if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file() and not p.name.startswith(".")
     )
-
-
-def make_manifest(source: Path, layout: str = "auto") -> list[ManifestVideo]:
-    """Lists the videos of a dataset; `layout` is auto or one of LAYOUTS."""
-    if not source.exists():
-        raise UsageError(f"no such file or directory: {source}")
-    if layout == "auto":
-        layout = "csv" if source.is_file() else "folders"
-    return LAYOUTS[layout](source)
-
-
-def scan_folders(directory: Path) -> list[ManifestVideo]:
-    """Lists `Real/` and `Fake/` (in any case) below a directory; groups are those that file names give away."""
-    if not directory.is_dir():
-        raise UsageError(f"{directory} is not a directory; the layout `folders` wants one with Real/ and Fake/")
-    by_label = {label: [d for d in directory.iterdir() if d.is_dir() and d.name.lower() == label] for label in LABELS}
-    missing = [label for label, found in by_label.items() if not found]
-    if missing:
-        raise UsageError(f"{directory} has no folder {' and no folder '.join(missing)}; expected Real/ and Fake/")
-    videos = [
-        ManifestVideo(id=path.relative_to(directory).as_posix(), path=path, label=cast(Label, label))
-        for label, folders in by_label.items()
-        for folder in folders
-        for path in list_videos(folder)
-    ]
-    empty = [label for label in LABELS if not any(v.label == label for v in videos)]
-    if empty:
-        raise UsageError(f"{directory}: no video in its folder {' nor in '.join(empty)}")
-    return _group_by_name(videos)
-
-
-def _group_by_name(videos: list[ManifestVideo]) -> list[ManifestVideo]:
-    """Groups that names give away: `id7_...` is person 7 (Celeb-DF), and `clip_fake` was made from `clip`.
-
-    A fake in training whose original is in test teaches the head the wrong label for that face.
-    """
-    originals = {video.path.stem for video in videos if video.label == "real"}
-
-    def name(video: ManifestVideo) -> ManifestVideo:
-        stem = video.path.stem
-        person = re.match(r"id\d+(?=_)", stem)
-        if person:
-            return replace(video, group=person.group())
-        begins = [stem[: match.start()] for match in re.finditer(r"[^0-9A-Za-z]", stem)] + [stem]
-        original = next((begin for begin in reversed(begins) if begin in originals), None)
-        return video if original is None else replace(video, group=original, pair=original)
-
-    return [name(video) for video in videos]
-
-
-LAYOUTS: dict[str, Callable[[Path], list[ManifestVideo]]] = {"folders": scan_folders, "csv": read_manifest}
 
 
 def _parse_row(row: dict[str, str | None], place: str, folder: Path) -> ManifestVideo:

@@ -6,6 +6,7 @@ import sys
 import types
 import warnings
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -28,6 +29,7 @@ class MtcnnDetector:
     """Runs the three networks of MTCNN, frame by frame."""
 
     provider = "OpenCV"
+    path: Path | None = None
 
     def __init__(self, spec: DetectorSpec) -> None:
         self.spec = spec

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from glob import escape
+from operator import attrgetter
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from extract.cache import VideoRecord, VideoResult, open_cache, require_fingerprint, write_cache
+from extract.cache import VideoRecord, VideoResult, open_cache, read_fingerprint, require_fingerprint, write_cache
+from extract.cache_merge import SourceTable, find_last_priority, read_in_order
 from extract.errors import MismatchError
 from extract.files import translate_os_errors
+from extract.lock import Lock, is_other_process
 from extract.manifest import ManifestVideo
 from extract.specs import Fingerprint
 
 MOST_PENDING_BYTES = 256 << 20
+MANIFEST_COLUMNS = ("label", "group", "pair", "dataset", "method", "split", "protocol")
 
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells whether a video file is still the one that was extracted."""
+    """What tells, without reading it, whether a video file is still the one that was extracted."""
 
     size: int
     mtime_ns: int
@@ -36,8 +42,22 @@ class FileState:
         return cls(stat.st_size, stat.st_mtime_ns)
 
 
+@dataclass(frozen=True)
+class FinishedVideo:
+    """What is known of a video that an earlier run has finished."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+    status: str
+
+
 class PartStore:
-    """Collects results beside the cache to be (`features.h5.parts/`) and assembles it from them."""
+    """Collects results beside the cache to be (`features.h5.parts/`) and assembles it from them.
+
+    Results come in any order; of two results of one video the later counts. One process at a time has the store of an
+    output, from its making until `discard_parts` or `close`.
+    """
 
     def __init__(
         self,
@@ -59,14 +79,44 @@ class PartStore:
         self._check_fingerprints()
         with translate_os_errors(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)  # where nothing can be written, say so before the work
+            self._lock = Lock(self._directory / "lock", f"fills {out}; let it finish, or choose another --out")
+        self._remove_strays()
+        self._touched: dict[str, FileState] = {}
+        self._next_part = 1 + max((int(part.stem) for part in self._list_parts()), default=-1)
 
-    def find_finished(self) -> dict[str, FileState]:
-        """Videos that need no work, by id, with the state their files had."""
-        return {
-            record.id: FileState(record.size, record.mtime_ns)
-            for source in self._sources()
-            for record in _read_records(source)
-        }
+    def __enter__(self) -> PartStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets another run have the output; what is pending is lost, so flush before."""
+        self._lock.release()
+
+    def find_finished(self) -> dict[str, FinishedVideo]:
+        """Videos that need no work, by id."""
+        finished: dict[str, FinishedVideo] = {}
+        for source in self._list_sources():
+            with open_cache(source) as cache:
+                states = map(FinishedVideo, *(cache.read_column(f.name) for f in fields(FinishedVideo)))
+                finished.update(zip(cache.read_column("id"), states, strict=True))
+        return finished
+
+    def refuse_strangers(self, finished: Collection[str], videos: Sequence[ManifestVideo]) -> None:
+        """Raises MismatchError where some finished videos are not among `videos`."""
+        strangers = sorted(set(finished) - {video.id for video in videos})
+        if strangers:
+            raise MismatchError(
+                f"{self.out} or its parts hold {len(strangers)} videos that are not to be done "
+                f"(first: {strangers[0]}); choose another --out, or take the manifest or shard it was begun with"
+            )
+
+    def touch(self, states: Mapping[str, FileState]) -> None:
+        """Files, by video id, that have a new time and the content they had: the cache will know them by it."""
+        self._touched = dict(states)
 
     def add(self, result: VideoResult) -> None:
         """Keeps one result; writes a part when a minute or 256 MiB have gathered."""
@@ -78,77 +128,76 @@ class PartStore:
     def flush(self) -> None:
         """Writes what is pending as one part."""
         if self._pending:
-            number = 1 + max((int(p.stem) for p in self._directory.glob("*.h5")), default=-1)
-            write_cache(self._directory / f"{number:06d}.h5", self._fingerprint, self._provenance, self._pending)
+            newest = {result.record.id: result for result in self._pending}
+            ordered = [newest[video_id] for video_id in sorted(newest)]  # so that assembling reads neighbours at once
+            part = self._directory / f"{self._next_part:06d}.h5"
+            write_cache(part, self._fingerprint, self._provenance, ordered)
+            self._next_part += 1
         self._pending, self._pending_bytes, self._last_flush = [], 0, self._clock()
 
     def is_complete(self, videos: Sequence[ManifestVideo]) -> bool:
         """True where the assembled cache says all of `videos` as the manifest has them now, and no part is left."""
-        if self._pending or self._sources() != [self.out]:
+        if self._pending or self._touched or self._list_sources() != [self.out]:
             return False
-        manifest = {video.id: video for video in videos}
-        records = _read_records(self.out)
-        return {r.id for r in records} == set(manifest) and all(label_record(r, manifest[r.id]) == r for r in records)
+        ordered = sorted(videos, key=attrgetter("id"))
+        with open_cache(self.out) as cache:
+            return (
+                cache.read_column("id") == [video.id for video in ordered]
+                and cache.read_column("path") == [str(video.path) for video in ordered]
+                and all(cache.read_column(c) == list(map(attrgetter(c), ordered)) for c in MANIFEST_COLUMNS)
+            )
 
     def assemble(self, videos: Sequence[ManifestVideo]) -> None:
         """Writes the cache from all parts, sorted by id, labels and splits as the manifest has them now."""
         self.flush()
-        self._refuse_strangers(videos)
         write_cache(self.out, self._fingerprint, self._provenance, self._merge({v.id: v for v in videos}))
         self.discard_parts()
 
     def discard_parts(self) -> None:
-        """Removes the parts, whose content the assembled cache holds."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        """Removes the parts, whose content the assembled cache holds, and lets another run have the output."""
+        with suppress(OSError):
+            for part in self._list_parts():
+                part.unlink()  # the oldest first: one that outlives a kill must not hide a newer result
+            shutil.rmtree(self._directory)
+        self.close()
 
     def _merge(self, manifest: dict[str, ManifestVideo]) -> Iterator[VideoResult]:
-        # A later part has the newer result of a video whose file was changed.
-        newest = {record.id: source for source in self._sources() for record in _read_records(source)}
-        # Extraction goes by id too, so neighbours here are neighbours in a part, and each is opened about once.
-        for source, ids in groupby(sorted(newest), key=newest.__getitem__):
+        tables = []
+        for source in self._list_sources():
             with open_cache(source) as cache:
-                index = {record.id: i for i, record in enumerate(cache.videos)}
-                for result in cache.read_results([index[video_id] for video_id in ids]):
-                    yield replace(result, record=label_record(result.record, manifest[result.record.id]))
+                tables.append(SourceTable.read(cache))
+        newest = {place.id: place for table in tables for place in table.places}
+        self.refuse_strangers(newest, list(manifest.values()))
+        kept = {(p.source, p.video) for p in newest.values() if manifest[p.id].split != "test"}
+        places = [newest[video_id] for video_id in sorted(newest)]
+        for result in read_in_order(places, self._fingerprint, find_last_priority(tables, kept)):
+            record = label_record(result.record, manifest[result.record.id])
+            state = self._touched.get(record.id)
+            yield replace(result, record=record if state is None else replace(record, mtime_ns=state.mtime_ns))
 
-    def _sources(self) -> list[Path]:
+    def _list_parts(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self._directory.glob("[0-9]*.h5"))
+
+    def _list_sources(self) -> list[Path]:
         """The assembled file, if any, then the parts, oldest first."""
-        return [p for p in [self.out] if p.exists()] + sorted(self._directory.glob("[0-9]*.h5"))
+        return [p for p in [self.out] if p.exists()] + self._list_parts()
+
+    def _remove_strays(self) -> None:
+        """Removes what killed runs left half written."""
+        temporaries = self.out.parent.glob(f".{escape(self.out.name)}.*.tmp")
+        for stray in (*self._directory.glob(".*.tmp"), *temporaries):
+            pid = stray.name.split(".")[-2]
+            if pid.isdigit() and not is_other_process(int(pid)):
+                with suppress(OSError):
+                    stray.unlink()
 
     def _check_fingerprints(self) -> None:
-        for source in self._sources():
-            with open_cache(source) as cache:
-                require_fingerprint(
-                    cache.fingerprint,
-                    self._fingerprint,
-                    source,
-                    "choose another --out, or remove what is there",
-                )
-
-    def _refuse_strangers(self, videos: Sequence[ManifestVideo]) -> None:
-        strangers = sorted(set(self.find_finished()) - {video.id for video in videos})
-        if strangers:
-            raise MismatchError(
-                f"{self.out} or its parts hold {len(strangers)} videos that the manifest does not list "
-                f"(first: {strangers[0]}); choose another --out, or add them to the manifest"
-            )
+        remedy = "choose another --out, or remove what is there"
+        for source in self._list_sources():
+            require_fingerprint(read_fingerprint(source), self._fingerprint, source, remedy)
 
 
 def label_record(record: VideoRecord, video: ManifestVideo) -> VideoRecord:
     """The record with what the manifest says of the video."""
-    return replace(
-        record,
-        path=str(video.path),
-        label=video.label,
-        group=video.group,
-        pair=video.pair,
-        dataset=video.dataset,
-        method=video.method,
-        split=video.split,
-        protocol=video.protocol,
-    )
-
-
-def _read_records(path: Path) -> list[VideoRecord]:
-    with open_cache(path) as cache:
-        return cache.videos
+    return replace(record, path=str(video.path), **{name: getattr(video, name) for name in MANIFEST_COLUMNS})

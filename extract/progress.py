@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from extract.cache import OK, VideoRecord
+from extract.results import OK, VideoRecord
+
+
+class VideoProgress:
+    """Takes each finished video; those without features are named with their reason."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def begin(self, todo: int, reused: int) -> None:
+        """So many videos are to be done, so many are finished already."""
+        self._progress.update(self._task, total=todo)
+        if reused:
+            self._progress.console.print(f"{reused} videos are finished already", highlight=False)
+
+    def add(self, record: VideoRecord) -> None:
+        """One more is done."""
+        if record.status != OK:
+            self._progress.console.print(
+                f"{record.id}: {record.status}, {record.detail}", markup=False, highlight=False, soft_wrap=True
+            )
+        self._progress.advance(self._task)
+        speed = self._progress.tasks[0].speed
+        self._progress.update(self._task, rate=f"{speed:.1f}/s" if speed else "")
 
 
 @contextmanager
-def track_videos(verb: str, total: int) -> Iterator[Callable[[VideoRecord], None]]:
-    """Yields a callback that takes each finished video; those without features are named with their reason."""
+def track_videos(verb: str) -> Iterator[VideoProgress]:
+    """A bar with rate and time left."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(verb, total=total, rate="")
-
-        def on_video(record: VideoRecord) -> None:
-            if record.status != OK:
-                progress.console.print(
-                    f"{record.id}: {record.status}, {record.detail}", markup=False, highlight=False, soft_wrap=True
-                )
-            progress.advance(task)
-            speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.1f}/s" if speed else "")
-
-        yield on_video
+        yield VideoProgress(progress, progress.add_task(verb, total=None, rate=""))

@@ -50,6 +50,7 @@ class RetinaFaceDetector:
     def __init__(self, session: Session, spec: DetectorSpec) -> None:
         self.spec = spec
         self.provider = session.provider
+        self.path: Path | None = session.path
         self._session = session
 
     def detect(self, frames: NDArray[np.uint8]) -> list[Detections]:

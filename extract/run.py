@@ -3,116 +3,147 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-
-from extract.backbones import Backbone
-from extract.cache import OK, ClipRows, SamplePicker, VideoRecord, VideoResult, open_cache
-from extract.clips import ClipSpecs, read_clips
-from extract.detectors import Detector
-from extract.errors import Reason, VideoError
+from extract.cache import open_cache
+from extract.errors import UsageError
+from extract.failures import write_failures
 from extract.files import hash_file
 from extract.manifest import ManifestVideo
-from extract.parts import FileState, PartStore, label_record
-from extract.specs import CropSpec, Fingerprint, SamplingSpec, TrackSpec
-from extract.video import open_video
+from extract.parts import FileState, FinishedVideo, PartStore
+from extract.pipeline import Extractor, Pipeline, StageTimes
+from extract.results import VideoRecord, VideoResult
 
-OnVideo = Callable[[VideoRecord], None]
+Runner = Callable[[Sequence[ManifestVideo], Extractor, StageTimes], Iterator[VideoResult]]
+
+
+class Watcher(Protocol):
+    """Whoever watches a run."""
+
+    def begin(self, todo: int, reused: int) -> None:
+        """So many videos are to be done, so many are finished already."""
+        ...
+
+    def add(self, record: VideoRecord) -> None:
+        """One more is done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Redo:
+    """Which finished videos are done again.
+
+    `retry` names statuses; with `rehash` a video is known by its content instead of by size and time of its file.
+    """
+
+    retry: frozenset[str] = frozenset()
+    rehash: bool = False
+
+    def wants(self, video: ManifestVideo, finished: FinishedVideo | None) -> bool:
+        """True where a video has to be done."""
+        if finished is None or finished.status in self.retry:
+            return True
+        state = FileState.read(video.path)
+        if not self.rehash or state.size != finished.size:
+            return state != FileState(finished.size, finished.mtime_ns)
+        return state.size >= 0 and hash_file(video.path) != finished.sha256
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """How a run ended: videos taken from an earlier run, and the statuses of all."""
+    """How a run ended: what was taken from earlier ones, the statuses of all videos, and where the time went."""
 
     out: Path
+    failures: Path
     reused: int
     status_counts: dict[str, int]
+    wall_s: float
+    busy: StageTimes
+
+
+def run_locally(videos: Sequence[ManifestVideo], extractor: Extractor, busy: StageTimes) -> Iterator[VideoResult]:
+    """Extracts on this machine; results come in any order."""
+    with Pipeline(extractor, busy) as pipeline:
+        yield from pipeline.run(videos)
 
 
 @dataclass(frozen=True)
-class Extractor:
-    """The parts that turn a video into features."""
+class RunConfig:
+    """How a run is done; nothing of it changes a number in the cache."""
 
-    detector: Detector
-    backbone: Backbone
-    sampling: SamplingSpec = field(default_factory=SamplingSpec)
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """What decides the features."""
-        return Fingerprint(
-            backbone=self.backbone.spec,
-            detector=self.detector.spec,
-            sampling=self.sampling,
-            crop=CropSpec(size_px=self.backbone.spec.crop_px),
-            tracks=TrackSpec(),
-        )
-
-    def extract_video(self, video: ManifestVideo) -> VideoResult:
-        """Features of one video, or the reason why it has none."""
-        state = FileState.read(video.path)
-        fingerprint = self.fingerprint
-        specs = ClipSpecs(fingerprint.sampling, fingerprint.crop, fingerprint.tracks)
-        clips: list[ClipRows] = []
-        picker = SamplePicker(video.id)
-        status, detail, digest = OK, "", ""
-        try:
-            digest = hash_file(video.path) if video.path.is_file() else ""
-            opened = open_video(video.path)
-            for clip in read_clips(opened, specs, self.detector):
-                features = self.backbone.embed(clip.crops).astype(np.float16)
-                columns = (clip.times_s, clip.boxes, clip.scores, features)
-                clips.append(ClipRows(clip.track, 0, clip.start_s, clip.end_s, *columns))
-                picker.add(clip.crops)
-            detail = opened.note
-        except VideoError as error:
-            status, detail = str(error.reason), error.detail
-        except OSError as error:
-            status, detail = str(Reason.DECODE_ERROR), f"{video.path} cannot be read: {error.strerror}"
-        record = VideoRecord(
-            id=video.id, size=state.size, mtime_ns=state.mtime_ns, sha256=digest, status=status, detail=detail,
-            path="", label="", group="", pair="", dataset="", method="", split="", protocol="",
-        )  # fmt: skip
-        record = label_record(record, video)
-        return VideoResult(record, tuple(clips), picker.samples) if status == OK else VideoResult(record)
+    part_s: float = 60.0
+    redo: Redo = field(default_factory=Redo)
+    runner: Runner = run_locally
 
 
 def extract_manifest(
     videos: Sequence[ManifestVideo],
     extractor: Extractor,
     out: Path,
-    part_s: float = 60.0,
-    on_video: OnVideo | None = None,
+    config: RunConfig | None = None,
+    watcher: Watcher | None = None,
 ) -> Extraction:
     """Fills `out` with the features of all videos; run again after a kill, it continues.
 
     A video counts as finished while its file's size and time stay the same. Raises MismatchError where `out` was
     begun with other specs or weights.
     """
-    store = PartStore(out, extractor.fingerprint, _describe_software(extractor), part_s)
-    finished = store.find_finished()
-    # In order of id, as they will stand in the cache: assembling then reads each part once, front to back.
-    todo = [v for v in sorted(videos, key=lambda v: v.id) if finished.get(v.id) != FileState.read(v.path)]
-    try:
-        for video in todo:
-            result = extractor.extract_video(video)
-            store.add(result)
-            if on_video is not None:
-                on_video(result.record)
-    finally:
-        store.flush()  # an interrupted run keeps what it has
-    if store.is_complete(videos):
-        store.discard_parts()
-    else:
-        store.assemble(videos)
+    config = config or RunConfig()
+    begun = time.perf_counter()
+    busy = StageTimes()
+    with PartStore(out, extractor.fingerprint, _describe_software(extractor), config.part_s) as store:
+        finished = store.find_finished()
+        store.refuse_strangers(finished, videos)
+        # Sorted, as they will stand in the cache: neighbours there are then neighbours in a part.
+        todo = [v for v in sorted(videos, key=lambda v: v.id) if config.redo.wants(v, finished.get(v.id))]
+        if config.redo.rehash:
+            store.touch(_find_touched(videos, todo, finished))
+        if watcher is not None:
+            watcher.begin(len(todo), len(videos) - len(todo))
+        try:
+            for result in config.runner(todo, extractor, busy) if todo else ():
+                written = time.perf_counter()
+                store.add(result)
+                busy.write_s += time.perf_counter() - written
+                if watcher is not None:
+                    watcher.add(result.record)
+        finally:
+            store.flush()  # an interrupted run keeps what it has
+        if store.is_complete(videos):
+            store.discard_parts()
+        else:
+            store.assemble(videos)
     with open_cache(out) as cache:
-        statuses = [record.status for record in cache.videos]
+        records = cache.videos
+    failures = write_failures(out, records)
+    statuses = [record.status for record in records]
     counts = {status: statuses.count(status) for status in sorted(set(statuses))}
-    return Extraction(out, len(videos) - len(todo), counts)
+    return Extraction(out, failures, len(videos) - len(todo), counts, time.perf_counter() - begun, busy)
+
+
+def _find_touched(
+    videos: Sequence[ManifestVideo], todo: Sequence[ManifestVideo], finished: Mapping[str, FinishedVideo]
+) -> dict[str, FileState]:
+    """Files that are not done again although their time is new."""
+    redone = {video.id for video in todo}
+    states = {video.id: FileState.read(video.path) for video in videos if video.id not in redone}
+    return {name: state for name, state in states.items() if state.mtime_ns != finished[name].mtime_ns}
+
+
+def select_shard(videos: Sequence[ManifestVideo], text: str) -> list[ManifestVideo]:
+    """The videos of shard `I/N`, 1/N to N/N: every N-th by id, so that shards are alike and none is left out."""
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"shard {text!r} is not understood; write I/N with I from 1 to N, for example 1/4")
+    chosen = sorted(videos, key=lambda v: v.id)[int(index) - 1 :: int(count)]
+    if not chosen:
+        raise UsageError(f"shard {text} of {len(videos)} videos is empty; take at most {len(videos)} shards")
+    return chosen
 
 
 def _describe_software(extractor: Extractor) -> dict[str, str]:

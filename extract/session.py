@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import platform
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from extract.errors import DeviceError, FormatError, UsageError
@@ -21,7 +24,7 @@ CUDA = "CUDAExecutionProvider"
 
 
 class Session:
-    """An ONNX model loaded for inference: arrays in, arrays out."""
+    """An ONNX model loaded for inference: arrays in, arrays out; several threads may run it at once."""
 
     def __init__(self, raw: Any, path: Path) -> None:
         self._raw = raw
@@ -34,8 +37,21 @@ class Session:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Runs the model once; outputs by name."""
+        if self.provider == CUDA:
+            return self.run_bound(feeds, "cuda")
         names = list(self.outputs)
         return dict(zip(names, self._raw.run(names, dict(feeds)), strict=True))
+
+    def run_bound(self, feeds: Mapping[str, NDArray[Any]], memory: Literal["cpu", "cuda"]) -> dict[str, NDArray[Any]]:
+        """The same with outputs made in the memory of a device: each array crosses to it, and back, once."""
+        binding = self._raw.io_binding()  # one a call: threads share the session, never a binding
+        for name, array in feeds.items():
+            # This copies to the device that reads the input, and waits until it is there.
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in self.outputs:
+            binding.bind_output(name, memory)  # without a shape: ONNX Runtime allocates when it knows the batch
+        self._raw.run_with_iobinding(binding)
+        return dict(zip(self.outputs, binding.copy_outputs_to_cpu(), strict=True))
 
     def read_document(self, key: str) -> Any:
         """The JSON document stored under `key` in the model's metadata, or None."""
@@ -99,9 +115,35 @@ def _import_runtime() -> Any:
 def _load(path: Path, providers: list[str]) -> Session:
     ort = _import_runtime()
     try:
-        return Session(ort.InferenceSession(str(path), providers=providers), path)
+        return Session(ort.InferenceSession(str(path), _make_options(), providers=providers), path)
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         text = " ".join(str(error).split())
         raise FormatError(
             f"{path} is not an ONNX model that onnxruntime {ort.__version__} loads: {text[:300]}"
         ) from error
+
+
+def _make_options() -> Any:
+    """Sessions that share the cores with each other, and with processes that decode.
+
+    On two cores, 16 crops through ResNeXt-50 and at the same time ten batches of 8 frames through retinaface-mobile,
+    with and without a third process that decodes: 2.10 and 1.77 s as ONNX Runtime sets itself up, 1.94 and 1.77 s
+    without spinning, 1.72 and 1.57 s with the number of threads told as well (medians of 9). Not told, every session
+    pins its threads, and all of them to the same cores. Each network alone takes as long in all three.
+    """
+    options = _import_runtime().SessionOptions()
+    options.intra_op_num_threads = _count_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _count_cores() -> int:
+    """Cores that this process may use, or 0 where only ONNX Runtime knows; two hyperthreads are one core."""
+    if sys.platform != "linux":
+        return 0
+    siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    allowed = os.sched_getaffinity(0)
+    try:
+        return len({Path(siblings.format(cpu)).read_text(encoding="ascii") for cpu in allowed})
+    except OSError:
+        return len(allowed)

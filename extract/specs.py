@@ -88,11 +88,25 @@ class DetectorSpec(Spec):
 
 
 class TrackSpec(Spec):
-    """How boxes become tracks and which of them are kept."""
+    """How boxes become tracks, where a scene cut ends them, and which of them are kept.
 
-    keep: Literal["main"] = "main"
+    `keep` is the main face of each clip, or every face seen in enough of its frames. A frame between two others in
+    which the same boxes overlap by `interpolate_iou` is not detected: its boxes are interpolated, provided that each
+    shows a picture that correlates by `interpolate_likeness` with those of both; None detects every frame.
+    """
+
+    keep: Literal["main", "all"] = "main"
     min_iou: float = 0.3
     max_gap_s: float = 1.0
+    cut_overlap: float = 0.62
+    cut_structure: float = 0.9
+    interpolate_iou: float | None = 0.85
+    interpolate_likeness: float = 0.95
+
+    @classmethod
+    def suit(cls, detector: DetectorSpec, keep: Literal["main", "all"] = "main") -> TrackSpec:
+        """The tracks that go with a detector: MTCNN's boxes are not steady enough to interpolate between."""
+        return cls(keep=keep, interpolate_iou=None) if detector.kind == "mtcnn" else cls(keep=keep)
 
 
 class ViewSpec(Spec):
@@ -101,8 +115,11 @@ class ViewSpec(Spec):
     names: tuple[str, ...] = ("original",)
 
 
+Precision = Literal["fp32", "fp16"]
+
+
 class BackboneSpec(Spec):
-    """What a backbone file says of itself; `sha256` is that of the file."""
+    """What a backbone file says of itself; `sha256` is that of the file, `parent` that of the fp32 file behind it."""
 
     name: str
     sha256: str
@@ -110,7 +127,7 @@ class BackboneSpec(Spec):
     weights_sha256: str
     dim: int
     crop_px: int
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     parent: str | None = None
     trained: bool
 

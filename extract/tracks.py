@@ -1,4 +1,4 @@
-"""Boxes of successive frames linked into tracks: who is who, and which face is the main one."""
+"""Boxes of successive frames linked into tracks: who is who, and which faces are kept."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.boxes import compute_iou
+from extract.boxes import pair_boxes
 from extract.specs import TrackSpec
 
 
 @dataclass(frozen=True)
 class _LastSeen:
     time_s: float
+    shot: int
     box: NDArray[np.float32]
 
 
@@ -28,24 +29,33 @@ class Tracker:
         self._tracks: dict[int, _LastSeen] = {}
         self._next = 0
 
-    def link(self, time_s: float, boxes: NDArray[np.float32]) -> list[int]:
-        """Track numbers of a frame's boxes (n, 4); the pairs that overlap most are joined first."""
+    def link(self, time_s: float, boxes: NDArray[np.float32], shot: int = 0) -> list[int]:
+        """Track numbers of a frame's boxes (n, 4); no track goes on in another shot."""
         self._tracks = {k: seen for k, seen in self._tracks.items() if time_s - seen.time_s <= self._max_gap_s}
-        known = list(self._tracks)
-        numbers = [-1] * len(boxes)
+        known = [k for k, seen in self._tracks.items() if seen.shot == shot]
+        pairs = {}
         if known and len(boxes):
-            overlap = compute_iou(boxes, np.stack([self._tracks[k].box for k in known]))
-            for flat in np.argsort(-overlap, axis=None, kind="stable"):
-                i, j = divmod(int(flat), len(known))
-                if overlap[i, j] < self._spec.min_iou:
-                    break
-                if numbers[i] < 0 and known[j] not in numbers:
-                    numbers[i] = known[j]
+            pairs = pair_boxes(boxes, np.stack([self._tracks[k].box for k in known]), self._spec.min_iou)
+        numbers = []
         for i, box in enumerate(boxes):
-            if numbers[i] < 0:
-                numbers[i], self._next = self._next, self._next + 1
-            self._tracks[numbers[i]] = _LastSeen(time_s, box)
+            if i in pairs:
+                number = known[pairs[i]]
+            else:
+                number, self._next = self._next, self._next + 1
+            self._tracks[number] = _LastSeen(time_s, shot, box)
+            numbers.append(number)
         return numbers
+
+
+def choose_tracks(
+    tracks: Mapping[int, tuple[NDArray[np.float32], NDArray[np.float32]]], spec: TrackSpec, min_frames: int
+) -> list[int]:
+    """The tracks of a clip that are kept, ascending, from {number: (boxes (n, 4), scores (n,))}.
+
+    The main face is chosen before its frames are counted: a face in the background does not replace it.
+    """
+    candidates = sorted(tracks) if spec.keep == "all" or not tracks else [choose_main(tracks)]
+    return [number for number in candidates if len(tracks[number][0]) >= min_frames]
 
 
 def choose_main(tracks: Mapping[int, tuple[NDArray[np.float32], NDArray[np.float32]]]) -> int:

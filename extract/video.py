@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from extract.errors import Reason, VideoError
+from extract.packets import PacketIndex, ReadingPlan, holds_idr, plan_reading
 
 # Playlists and patterns can make FFmpeg open other files, whatever the name of this one says.
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
@@ -50,53 +51,106 @@ class _Shown:
     pixel_ratio: float
 
 
+class _MissedError(Exception):
+    """A decoder that was spared some packets did not give the frame that was wanted."""
+
+
 class Video:
     """A video file whose packets have been counted; frames are decoded when asked for.
 
-    `note` tells, after reading, what was wrong with a file that could still be used.
+    `note` tells what was wrong with a file that could still be used; ask after reading.
     """
 
-    def __init__(self, path: Path, facts: VideoFacts, declared_s: float | None) -> None:
+    def __init__(self, path: Path, scan: _Scan, threads: int = 0) -> None:
+        """`threads` is how many the decoder may use; 0 leaves it to FFmpeg."""
         self.path = path
-        self.facts = facts
-        self._declared_s = declared_s
-        self.note = ""
+        self.facts = scan.facts
+        self.note = scan.note
+        self._index = scan.index
+        self._threads = threads
 
     def read_at(self, instants: NDArray[np.float64]) -> Iterator[tuple[slice, Frame]]:
         """Frames on screen at ascending instants, with the slice of instants each of them serves.
 
-        An instant past the last frame gets the last frame. Raises VideoError when no frame can be decoded.
+        An instant past the last frame gets the last frame. Only the groups of pictures that hold one are decoded
+        where that spares work. Raises VideoError when no frame can be decoded.
         """
+        plan = None if self._index is None else plan_reading(self._index, instants)
         done = 0
+        try:
+            for served, frame in self._read(instants, plan, 0):
+                done = served.stop
+                yield served, frame
+        except _MissedError:
+            yield from self._read(instants, None, done)
+
+    def _read(
+        self, instants: NDArray[np.float64], plan: ReadingPlan | None, done: int
+    ) -> Iterator[tuple[slice, Frame]]:
+        """The same from instant number `done` on."""
         shown: _Shown | None = None
-        for following in self._decode():
+        for following in self._decode(plan):
             if shown is not None:
                 until = int(np.searchsorted(instants, following.time_s, side="left"))
                 if until > done:
-                    yield slice(done, until), _convert(shown, self.path)
+                    yield slice(done, until), self._convert(shown, plan, done)
                     done = until
                 if done == len(instants):
                     return
             shown = following
         if shown is None:
-            raise VideoError(Reason.DECODE_ERROR, f"no frame of {self.path} can be decoded ({self.note})")
-        self._note_truncation(shown.time_s)
-        yield slice(done, len(instants)), _convert(shown, self.path)
+            note = self.note or "the decoder gave none"
+            raise VideoError(Reason.DECODE_ERROR, f"no frame of {self.path} can be decoded ({note})")
+        yield slice(done, len(instants)), self._convert(shown, plan, done)
 
-    def _decode(self) -> Iterator[_Shown]:
+    def _convert(self, shown: _Shown, plan: ReadingPlan | None, instant: int) -> Frame:
+        """The picture for an instant; raises _MissedError where the plan led to another one."""
+        if plan is not None and (shown.raw.is_corrupt or abs(shown.time_s - plan.on_screen_s[instant]) > 1e-6):
+            raise _MissedError
+        return _convert(shown, self.path)
+
+    def _decode(self, plan: ReadingPlan | None) -> Iterator[_Shown]:
         """Frames in order of presentation; damaged packets are left out and noted."""
-        first: float | None = None
+        first = self._find_first()
         latest = 0.0
         with _open_container(self.path) as container:
             stream = _find_stream(container, self.path)
             stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = self._threads
             pixel_ratio = float(stream.sample_aspect_ratio or 1)
-            for packet in self._demux(container, stream):
-                for raw in self._decode_packet(stream, packet):
-                    time_s = raw.time if raw.time is not None else latest + (first or 0.0)
-                    first = time_s if first is None else first
-                    latest = max(latest, time_s - first)
-                    yield _Shown(latest, raw, pixel_ratio)
+            frames = self._decode_all(container, stream) if plan is None else self._decode_plan(container, stream, plan)
+            tick_s = Fraction(stream.time_base)
+            for raw in frames:
+                # Not raw.time: frames that are drained from the decoder do not know their time base.
+                known = raw.pts is not None
+                time_s = float(raw.pts) * tick_s.numerator / tick_s.denominator if known else latest + (first or 0.0)
+                first = time_s if first is None else first
+                latest = max(latest, time_s - first)
+                yield _Shown(latest, raw, pixel_ratio)
+
+    def _find_first(self) -> float | None:
+        """Time stamp of the first frame, where the packets tell it."""
+        return None if self._index is None else float(self._index.times_s[self._index.shown].min())
+
+    def _decode_all(self, container: Any, stream: Any) -> Iterator[Any]:
+        for packet in self._demux(container, stream):
+            yield from self._decode_packet(stream, packet)
+
+    def _decode_plan(self, container: Any, stream: Any, plan: ReadingPlan) -> Iterator[Any]:
+        """The frames of the packets that the plan feeds, and of no packet that nobody wants or refers to."""
+        feeding = True
+        for number, packet in enumerate(self._demux(container, stream)):
+            known = packet is not None and packet.size and number < len(plan.feed)
+            if known and not plan.feed[number]:
+                if feeding and number:
+                    yield from self._decode_packet(stream, None)  # what the decoder still holds
+                feeding = False
+                continue
+            if not feeding:
+                stream.codec_context.flush_buffers()
+                feeding = True
+            stream.codec_context.skip_frame = "NONREF" if known and not plan.wanted[number] else "DEFAULT"
+            yield from self._decode_packet(stream, packet)
 
     def _demux(self, container: Any, stream: Any) -> Iterator[Any]:
         try:
@@ -112,13 +166,12 @@ class Video:
             self.note = f"damaged packets were left out: {error}"
             return []
 
-    def _note_truncation(self, last_s: float) -> None:
-        if not self.note and self._declared_s is not None and last_s + 1.0 < self._declared_s:
-            self.note = f"the file declares {self._declared_s:.1f} s, but its frames end at {last_s:.1f} s"
 
+def open_video(path: Path, threads: int = 0) -> Video:
+    """Counts a file's packets; raises VideoError for anything that is not a readable video.
 
-def open_video(path: Path) -> Video:
-    """Counts a file's packets; raises VideoError for anything that is not a readable video."""
+    `threads` is how many the decoder may use; 0 leaves it to FFmpeg.
+    """
     try:
         if not path.is_file():
             raise VideoError(Reason.NOT_FOUND, f"no such file: {path}")
@@ -134,8 +187,7 @@ def open_video(path: Path) -> Video:
                 Reason.DECODE_ERROR,
                 f"{path} has frames of {context.width}x{context.height} pixels; at most {MOST_PIXELS} are read",
             )
-        facts = _count_packets(container, stream, path)
-        return Video(path, facts, _read_declared_duration(container, stream))
+        return Video(path, _scan_packets(container, stream, path), threads)
 
 
 def _open_container(path: Path) -> Any:
@@ -154,21 +206,40 @@ def _find_stream(container: Any, path: Path) -> Any:
     return streams[0]
 
 
-def _count_packets(container: Any, stream: Any, path: Path) -> VideoFacts:
-    times: list[int] = []
+@dataclass(frozen=True)
+class _Scan:
+    """What a pass over the packets found; no index where a packet has no time stamp."""
+
+    facts: VideoFacts
+    index: PacketIndex | None
+    note: str
+
+
+def _scan_packets(container: Any, stream: Any, path: Path) -> _Scan:
+    stamps: list[int] = []
+    keys: list[bool] = []
+    shown: list[bool] = []
     longest = 0
+    stamped = True
     try:
         for packet in container.demux(stream):
             stamp = packet.pts if packet.pts is not None else packet.dts
-            if stamp is not None and packet.size and not packet.is_discard:
-                times.append(stamp)
-                longest = max(longest, stamp + (packet.duration or 0))
+            if not packet.size:
+                continue
+            stamped &= packet.pts is not None
+            if stamp is not None:
+                stamps.append(stamp)
+                keys.append(packet.is_keyframe and _begins_afresh(packet, stream))
+                shown.append(not packet.is_discard)
+                longest = max(longest, stamp + (packet.duration or 0) if shown[-1] else 0)
     except FFmpegError as error:
-        if not times:
+        if not any(shown):
             raise VideoError(Reason.DECODE_ERROR, f"{path} cannot be read: {error}") from error
-    if not times:
+    if not any(shown):
         raise VideoError(Reason.DECODE_ERROR, f"{path} holds no frame")
-    return VideoFacts(
+    index = PacketIndex(np.array(stamps), np.array(keys), np.array(shown), Fraction(stream.time_base))
+    times = index.stamps[index.shown]
+    facts = VideoFacts(
         width=stream.codec_context.width,
         height=stream.codec_context.height,
         codec=stream.codec_context.name,
@@ -176,6 +247,14 @@ def _count_packets(container: Any, stream: Any, path: Path) -> VideoFacts:
         frames=len(times),
         duration_s=_measure_duration(times, longest, stream),
     )
+    declared_s = _read_declared_duration(container, stream)
+    last_s = float((int(times.max()) - int(times.min())) * stream.time_base)
+    return _Scan(facts, index if stamped else None, _describe_truncation(declared_s, last_s))
+
+
+def _begins_afresh(packet: Any, stream: Any) -> bool:
+    context = stream.codec_context
+    return context.name != "h264" or holds_idr(bytes(packet), context.extradata)
 
 
 def _read_declared_duration(container: Any, stream: Any) -> float | None:
@@ -187,8 +266,14 @@ def _read_declared_duration(container: Any, stream: Any) -> float | None:
     return None
 
 
-def _measure_duration(times: Sequence[int], longest: int, stream: Any) -> float:
-    first, last = min(times), max(times)
+def _describe_truncation(declared_s: float | None, last_s: float) -> str:
+    if declared_s is None or last_s + 1.0 >= declared_s:
+        return ""
+    return f"the file declares {declared_s:.1f} s, but its frames end at {last_s:.1f} s"
+
+
+def _measure_duration(times: NDArray[np.int64], longest: int, stream: Any) -> float:
+    first, last = int(times.min()), int(times.max())
     if longest <= last:  # the container stores no durations: the last frame lasts as long as the mean one
         rate = stream.guessed_rate or Fraction(25)
         mean = (last - first) / (len(times) - 1) if len(times) > 1 else float(1 / (rate * stream.time_base))

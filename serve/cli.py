@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from extract.cli import AS_JSON, DEVICE
+from extract.options import AS_JSON, DEVICE
 
 if TYPE_CHECKING:
     from extract.session import Device

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,8 +21,10 @@ from extract.demo_clips import DemoClip, make_demo_clips
 from extract.detectors import Detector, open_detector
 from extract.errors import MissingPackageError, UsageError
 from extract.manifest import LABELS, ManifestVideo, read_manifest, write_manifest
-from extract.run import Extractor, extract_manifest
-from extract.specs import BackboneSpec
+from extract.pipeline import Extractor
+from extract.results import VideoRecord
+from extract.run import extract_manifest
+from extract.specs import BackboneSpec, TrackSpec
 from serve.scorer import Scorer
 from serve.verdict import DEMONSTRATION, Outcome, Verdict
 
@@ -35,6 +36,7 @@ T = TypeVar("T")
 BACKBONES = ("resnext50_32x4d", "efficientnet_lite0")
 DETECTORS = ("retinaface-mobile", "mtcnn")
 CLIPS, MANIFEST, FEATURES, RUN, MODEL = "clips", "videos.csv", "features.h5", "run", "model"
+FAILURES = "failures.csv"
 
 
 class Stages:
@@ -103,7 +105,14 @@ def _run_stages(out: Path, detector: str | None, backbone: str | None, seed: int
         spec = _make_backbone(out / "backbone.onnx", [backbone] if backbone else BACKBONES, stage)
         stage.say(f"{spec.name}, weights {spec.weights}, {spec.dim}-d features")
     with stages.run("extract") as stage:
-        stage.say(_extract(videos, Extractor(finder, Backbone(out / "backbone.onnx")), out, stage))
+        stage.say(
+            _extract(
+                videos,
+                Extractor(finder, Backbone(out / "backbone.onnx"), tracks=TrackSpec.suit(finder.spec)),
+                out,
+                stage,
+            )
+        )
     with stages.run("train") as stage:
         stage.say(_train(out, seed))
     with stages.run("export") as stage:
@@ -116,7 +125,7 @@ def _run_stages(out: Path, detector: str | None, backbone: str | None, seed: int
 
 def _clear(out: Path) -> None:
     """Removes what an earlier demonstration left, and refuses a folder with anything else in it."""
-    known = {CLIPS, MANIFEST, FEATURES, f"{FEATURES}.parts", RUN, MODEL, "backbone.onnx"}
+    known = {CLIPS, MANIFEST, FEATURES, f"{FEATURES}.parts", FAILURES, RUN, MODEL, "backbone.onnx"}
     strangers = sorted(p.name for p in out.iterdir() if p.name not in known) if out.is_dir() else []
     if strangers:
         raise UsageError(f"{out} holds something else than a demonstration ({strangers[0]}); choose another --out")
@@ -159,11 +168,23 @@ def _make_backbone(path: Path, names: Sequence[str], stage: Stage) -> BackboneSp
 
 
 def _extract(videos: Sequence[ManifestVideo], extractor: Extractor, out: Path, stage: Stage) -> str:
-    numbers = count(1)
-    done = extract_manifest(
-        videos, extractor, out / FEATURES, on_video=lambda _: stage.advance(next(numbers), len(videos))
-    )
+    done = extract_manifest(videos, extractor, out / FEATURES, watcher=_StageWatcher(stage))
     return ", ".join(f"{count} {status}" for status, count in done.status_counts.items())
+
+
+class _StageWatcher:
+    """Moves a stage's bar as videos are done."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._done = self._total = 0
+
+    def begin(self, todo: int, reused: int) -> None:
+        self._total = todo
+
+    def add(self, record: VideoRecord) -> None:
+        self._done += 1
+        self._stage.advance(self._done, self._total)
 
 
 def _score(videos: Sequence[ManifestVideo], out: Path, stage: Stage) -> list[Judged]:

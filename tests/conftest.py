@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from extract.backbones import Backbone
 from extract.manifest import ManifestVideo, write_manifest
 from extract.mtcnn import open_mtcnn
-from extract.run import Extractor, extract_manifest
+from extract.pipeline import Extractor
+from extract.run import extract_manifest
 from tests.fakes import FixedDetector, make_tiny_backbone
 from tests.media import carphone_frames, write_video
 

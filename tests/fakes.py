@@ -21,6 +21,7 @@ class FixedDetector:
     ) -> None:
         self.spec = spec or DetectorSpec(kind="mtcnn", name="fixed", package="fixed==1")
         self.provider = "test"
+        self.path: Path | None = None
         self._boxes = np.array(boxes, np.float32).reshape(-1, 4)
         self._score = score
         self.batches: list[tuple[int, ...]] = []

@@ -9,13 +9,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from extract.backbone_files import embed_eagerly, load_network, make_backbone, wrap_backbone
-from extract.backbones import Backbone, measure_feature_error
+from extract.backbones import CUDA_BATCH, Backbone, measure_feature_error, measure_typical_error
 from extract.errors import FormatError, MissingPackageError, UnmaskError, UsageError
-from extract.session import open_session
+from extract.session import CPU, open_session
 from extract.synthetic import make_crops
 from tests.fakes import make_tiny_backbone, write_tiny_network
 
@@ -28,6 +31,12 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """The tiny backbone on the CPU."""
+    return Backbone(make_tiny_backbone(tmp_path_factory.mktemp("tiny")), "cpu")
+
+
 def test_an_exported_network_gives_the_features_of_torch(lite: Path) -> None:
     network = load_network("efficientnet_lite0", "imagenet")
     crops = make_crops(6, 224, seed=5)
@@ -36,10 +45,36 @@ def test_an_exported_network_gives_the_features_of_torch(lite: Path) -> None:
     assert measure_feature_error(found, embed_eagerly(network, crops)) < 1e-2
 
 
-def test_a_feature_does_not_depend_on_its_batch(lite: Path) -> None:
-    crops = make_crops(19, 224, seed=6)
+def test_a_feature_is_the_same_to_the_bit_in_every_batch_and_place(lite: Path) -> None:
+    crops = make_crops(16, 224, seed=6)
     backbone = Backbone(lite, "cpu")
-    assert np.array_equal(backbone.embed(crops)[17:18], backbone.embed(crops[17:18]))
+    alone = np.concatenate([backbone.embed(crop[None]) for crop in crops])
+    rng = np.random.default_rng(0)
+    for count in (2, 3, 5, 8, 13, 16):
+        chosen = rng.permutation(16)[:count]
+        assert np.array_equal(backbone.embed(crops[chosen]), alone[chosen])
+
+
+@given(count=st.integers(0, 40))
+def test_any_number_of_crops_is_embedded(tiny: Backbone, count: int) -> None:
+    crops = make_crops(40, 32, seed=0)
+    found = tiny.embed(crops[:count])
+    assert found.shape == (count, 8)
+    assert np.array_equal(found, tiny.embed(crops)[:count])
+
+
+def test_a_batch_is_as_large_as_suits_the_device(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def run(feeds: dict[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+        sizes.append(len(feeds["crops"]))
+        return {"features": np.zeros((sizes[-1], 8), np.float32)}
+
+    monkeypatch.setattr(tiny._session, "run", run)
+    tiny.embed(make_crops(40, 32, seed=0))
+    monkeypatch.setattr(tiny, "batch", CUDA_BATCH)
+    tiny.embed(make_crops(70, 32, seed=0))
+    assert (tiny.provider, sizes) == (CPU, [16, 16, 8, 64, 6])
 
 
 def test_a_file_says_what_it_is(lite: Path) -> None:
@@ -176,3 +211,12 @@ def test_feature_error_is_measured_in_deviations() -> None:
     found[7, 1] += 0.5
     assert measure_feature_error(found, expected) == pytest.approx(0.5 / expected[:, 1].std(), rel=1e-3)
     assert measure_feature_error(expected, expected) == 0
+
+
+def test_the_typical_error_is_not_decided_by_one_feature() -> None:
+    expected = np.random.default_rng(0).normal(size=(50, 40)).astype(np.float32)
+    deviation = expected.std(axis=0)
+    assert measure_typical_error(expected + 0.1 * deviation, expected) == pytest.approx(0.1, rel=1e-3)
+    found = expected.copy()
+    found[7, 1] += 2 * deviation[1]
+    assert measure_typical_error(found, expected) == pytest.approx(2 / np.sqrt(50 * 40), rel=1e-3)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import h5py
@@ -16,58 +14,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.backbones import Backbone
 from extract.cache import (
     SAMPLES,
-    ClipRows,
     SamplePicker,
     VideoRecord,
-    VideoResult,
-    hash_content,
     open_cache,
     read_cache,
     summarise_cache,
     write_cache,
 )
-from extract.errors import DiskError, FormatError, MismatchError, UsageError
-from extract.files import hash_file, write_aside
-from extract.manifest import ManifestVideo
-from extract.parts import PartStore
-from extract.run import Extraction, Extractor, extract_manifest
-from tests.fakes import FixedDetector, make_fingerprint, make_tiny_backbone
-from tests.media import numbered_frames, write_video
+from extract.cache_writer import CLIP_COLUMNS, ROW_COLUMNS
+from extract.errors import DiskError, FormatError, UsageError
+from extract.files import write_aside
+from tests.cache_data import SOFTWARE, flip_byte, hash_of, make_result, make_results, save
+from tests.fakes import make_fingerprint
 
 ROOT = Path(__file__).parent.parent
 FACE = (20.0, 10.0, 44.0, 34.0)
-SOFTWARE = {"numpy": "test"}
-
-
-def make_result(video_id: str, lengths: list[int], split: str = "train", seed: int = 0) -> VideoResult:
-    rng = np.random.default_rng(seed)
-    clips = tuple(
-        ClipRows(
-            track=0, view=0, start_s=10.0 * i, end_s=10.0 * (i + 1), times_s=rng.uniform(0, 9, n),
-            boxes=rng.uniform(0, 99, (n, 4)).astype(np.float32), scores=rng.uniform(0, 1, n).astype(np.float32),
-            features=rng.normal(size=(n, 8)).astype(np.float16),
-        )
-        for i, n in enumerate(lengths)
-    )  # fmt: skip
-    crops = [rng.integers(0, 255, (32, 32, 3), np.uint8) for _ in range(sum(lengths))]
-    record = VideoRecord(
-        id=video_id, path=f"/v/{video_id}", size=7, mtime_ns=9, sha256="ab", label="fake", group="é", pair="",
-        dataset="", method="", split=split, protocol="", status="OK" if lengths else "NO_FACE", detail="",
-    )  # fmt: skip
-    picker = SamplePicker(video_id)
-    for crop in crops:
-        picker.add(crop[None])
-    return VideoResult(record, clips, picker.samples)
-
-
-def as_manifest(results: list[VideoResult]) -> list[ManifestVideo]:
-    return [
-        ManifestVideo(r.record.id, Path(r.record.path), "fake", r.record.split, "é")  # type: ignore[arg-type]
-        for r in results
-    ]
+DATASETS = [*ROW_COLUMNS, *(f"clips/{name}" for name in CLIP_COLUMNS)]
+DATASETS += [f"videos/{f.name}" for f in fields(VideoRecord)]
+DATASETS += ["samples/priority", "samples/row", "samples/crop"]
 
 
 @settings(max_examples=20, deadline=None)
@@ -84,6 +50,49 @@ def test_a_cache_reads_back_what_was_written(
         assert ours.record == theirs.record
         assert [c.features.tobytes() for c in ours.clips] == [c.features.tobytes() for c in theirs.clips]
         assert [c.times_s.tobytes() for c in ours.clips] == [c.times_s.tobytes() for c in theirs.clips]
+
+
+@settings(max_examples=30, deadline=None)
+@given(chosen=st.lists(st.integers(0, 5), unique=True), read_bytes=st.integers(1, 2000))
+def test_results_are_read_in_any_order_and_in_blocks_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, chosen: list[int], read_bytes: int
+) -> None:
+    results = [make_result(f"{i}", [4] * (i % 3), seed=i) for i in range(6)]
+    path = save(tmp_path_factory.mktemp("c") / "f.h5", results)
+    with pytest.MonkeyPatch.context() as patch, open_cache(path) as cache:
+        patch.setattr("extract.cache.READ_BYTES", read_bytes)
+        found = list(cache.read_results(chosen))
+    assert [result.record for result in found] == [results[i].record for i in chosen]
+    for ours, index in zip(found, chosen, strict=True):
+        assert [c.boxes.tolist() for c in ours.clips] == [c.boxes.tolist() for c in results[index].clips]
+        assert sorted(s.row for s in ours.samples) == sorted(s.row for s in results[index].samples)
+
+
+@settings(max_examples=30, deadline=None)
+@given(texts=st.lists(st.text(), min_size=1, max_size=4))
+def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    results = [make_result(f"{i}", []) for i in range(len(texts))]
+    results = [replace(r, record=replace(r.record, detail=t)) for r, t in zip(results, texts, strict=True)]
+    path = save(tmp_path_factory.mktemp("c") / "f.h5", results)
+    assert [record.detail for record in read_cache(path).videos] == texts
+
+
+def test_a_file_name_that_is_no_utf_8_comes_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    assert read_cache(save(tmp_path / "f.h5", [make_result(name, [5])])).videos[0].id == name
+
+
+@settings(max_examples=15, deadline=None)
+@given(chunk_bytes=st.integers(16, 4000), lengths=st.lists(st.integers(4, 40), max_size=6))
+def test_chunks_of_any_size_hold_the_same(
+    tmp_path_factory: pytest.TempPathFactory, chunk_bytes: int, lengths: list[int]
+) -> None:
+    result = make_result("a", lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("extract.cache_writer.CHUNK_BYTES", chunk_bytes)
+        cache = read_cache(save(tmp_path_factory.mktemp("c") / "f.h5", [result]))
+    wanted = np.concatenate([np.zeros((0, 8), np.float16), *(clip.features for clip in result.clips)])
+    assert np.array_equal(cache.features, wanted)
 
 
 def test_clips_are_consecutive_rows_of_the_whole_table(tmp_path: Path) -> None:
@@ -120,31 +129,6 @@ def test_samples_are_few_however_long_the_video_and_however_its_clips_come() -> 
     assert all(sample.crop.max() == sample.row for sample in whole.samples)
 
 
-@given(split_at=st.integers(0, 8))
-@settings(max_examples=9, deadline=None)
-def test_parts_assemble_to_the_same_content_wherever_they_were_cut(
-    tmp_path_factory: pytest.TempPathFactory, split_at: int
-) -> None:
-    folder = tmp_path_factory.mktemp("p")
-    results = [make_result(f"{i}", [5, 4], seed=i) for i in range(8)]
-    write_cache(folder / "whole.h5", make_fingerprint(), SOFTWARE, results)
-    store = PartStore(folder / "f.h5", make_fingerprint(), SOFTWARE)
-    for result in results[split_at:]:
-        store.add(result)
-    store.flush()
-    store = PartStore(folder / "f.h5", make_fingerprint(), SOFTWARE, part_s=0)
-    for result in results[:split_at]:
-        store.add(result)
-    store.assemble(as_manifest(results))
-    assert hash_of(folder / "f.h5") == hash_of(folder / "whole.h5")
-    assert sorted(p.name for p in folder.iterdir()) == ["f.h5", "whole.h5"]
-
-
-def hash_of(path: Path) -> str:
-    with open_cache(path) as cache:
-        return hash_content(cache)
-
-
 def test_content_hash_ignores_where_and_when_but_no_number(tmp_path: Path) -> None:
     first = make_result("a", [5])
     moved = replace(first, record=replace(first.record, path="/elsewhere/a", mtime_ns=1))
@@ -156,6 +140,26 @@ def test_content_hash_ignores_where_and_when_but_no_number(tmp_path: Path) -> No
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@settings(max_examples=20, deadline=None)
+@given(lengths=st.lists(st.lists(st.integers(4, 9), max_size=3), min_size=1, max_size=30))
+def test_the_content_hash_is_stored_as_it_is_computed(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[list[int]]
+) -> None:
+    results = [make_result(f"{i:02}", n, "test" if i % 5 == 0 else "train", seed=i) for i, n in enumerate(lengths)]
+    path = save(tmp_path_factory.mktemp("c") / "f.h5", results)
+    with open_cache(path) as cache:
+        assert cache.content_sha256 == hash_of(path)
+
+
+def test_results_out_of_order_have_no_stored_hash_but_the_same_content(tmp_path: Path) -> None:
+    results = make_results(3)
+    save(tmp_path / "sorted.h5", results)
+    write_cache(tmp_path / "f.h5", make_fingerprint(), SOFTWARE, results[::-1])
+    with open_cache(tmp_path / "f.h5") as cache:
+        assert cache.content_sha256 is None
+    assert summarise_cache(tmp_path / "f.h5")["content_sha256"] == hash_of(tmp_path / "sorted.h5")
+
+
 def test_info_counts_statuses(tmp_path: Path) -> None:
     write_cache(tmp_path / "f.h5", make_fingerprint(), SOFTWARE, [make_result("a", [5]), make_result("b", [])])
     summary = summarise_cache(tmp_path / "f.h5")
@@ -163,16 +167,19 @@ def test_info_counts_statuses(tmp_path: Path) -> None:
     assert {key: summary[key] for key in wanted} == wanted
 
 
-def test_a_flipped_byte_in_the_features_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "f.h5"
-    write_cache(path, make_fingerprint(), SOFTWARE, [make_result("a", [9])])
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_changed_byte_is_noticed_by_whoever_reads_it(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / "f.h5", [make_result("a", [9])])
     with h5py.File(path, "r") as file:
-        offset = file["features"].id.get_chunk_info(0).byte_offset
-    content = bytearray(path.read_bytes())
-    content[offset + 3] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(FormatError, match="is damaged"):
-        read_cache(path)
+        offset = file[name].id.get_chunk_info(0).byte_offset
+    flip_byte(path, offset + 3)
+    with pytest.raises(FormatError, match=f"is damaged in {name}: "):
+        read_everything(path)
+
+
+def read_everything(path: Path) -> None:
+    with open_cache(path) as cache:
+        list(cache.read_results(range(cache.video_count)))
 
 
 def test_files_that_are_no_cache_are_refused(tmp_path: Path) -> None:
@@ -185,26 +192,6 @@ def test_files_that_are_no_cache_are_refused(tmp_path: Path) -> None:
         file.attrs["format"] = "unmask-features/0"
     with pytest.raises(FormatError, match=r"'unmask-features/0', expected 'unmask-features/2'"):
         read_cache(tmp_path / "old.h5")
-
-
-def test_a_cache_of_another_backbone_is_refused_naming_the_field(tmp_path: Path) -> None:
-    write_cache(tmp_path / "f.h5", make_fingerprint(trained=True), SOFTWARE, [make_result("a", [5])])
-    with pytest.raises(MismatchError, match=r"backbone.trained: found True, expected False"):
-        PartStore(tmp_path / "f.h5", make_fingerprint(trained=False), SOFTWARE)
-
-
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(DiskError, match="cannot write"):
-        PartStore(tmp_path / "file" / "f.h5", make_fingerprint(), SOFTWARE)
-
-
-def test_a_cache_with_videos_the_manifest_lacks_is_refused(tmp_path: Path) -> None:
-    results = [make_result("a", [5]), make_result("b", [5])]
-    write_cache(tmp_path / "f.h5", make_fingerprint(), SOFTWARE, results)
-    store = PartStore(tmp_path / "f.h5", make_fingerprint(), SOFTWARE)
-    with pytest.raises(MismatchError, match=r"1 videos that the manifest does not list \(first: b\)"):
-        store.assemble(as_manifest(results[:1]))
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -223,7 +210,8 @@ import resource, signal, sys
 from pathlib import Path
 from extract.cache import write_cache
 from extract.errors import DiskError
-from tests.test_cache import SOFTWARE, make_fingerprint, make_result
+from tests.cache_data import SOFTWARE, make_result
+from tests.fakes import make_fingerprint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
@@ -239,94 +227,3 @@ def test_a_cache_the_disk_refuses_is_an_error_and_not_a_crash(tmp_path: Path) ->
     assert done.stderr.startswith(f"refused: cannot write {tmp_path / 'f.h5'}: File too large")
     assert done.returncode == 1  # HDF5 left to itself ends with a segmentation fault here
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> list[ManifestVideo]:
-    videos = []
-    for number in range(3):
-        path = write_video(tmp_path / f"{number}.mp4", numbered_frames(20 + number)[3:])
-        videos.append(ManifestVideo(path.name, path, "fake" if number % 2 else "real"))
-    (tmp_path / "broken.mp4").write_text("no video")
-    return [*videos, ManifestVideo("broken.mp4", tmp_path / "broken.mp4", "real")]
-
-
-def run(videos: list[ManifestVideo], out: Path, backbone: Path) -> Extraction:
-    return extract_manifest(videos, Extractor(FixedDetector(FACE), Backbone(backbone, "cpu")), out)
-
-
-def test_extraction_records_a_bad_video_and_goes_on(tmp_path: Path, dataset: list[ManifestVideo]) -> None:
-    done = run(dataset, tmp_path / "f.h5", make_tiny_backbone(tmp_path))
-    assert done.status_counts == {"DECODE_ERROR": 1, "OK": 3}
-    cache = read_cache(tmp_path / "f.h5")
-    assert [v.id for v in cache.videos] == ["0.mp4", "1.mp4", "2.mp4", "broken.mp4"]
-    assert [video.sha256 for video in cache.videos] == [hash_file(tmp_path / video.id) for video in cache.videos]
-    assert cache.clips.length.tolist() == [17, 18, 19]
-
-
-def test_a_second_run_redoes_only_what_changed(tmp_path: Path, dataset: list[ManifestVideo]) -> None:
-    backbone = make_tiny_backbone(tmp_path)
-    run(dataset, tmp_path / "f.h5", backbone)
-    before = (tmp_path / "f.h5").stat().st_mtime_ns
-    assert run(dataset, tmp_path / "f.h5", backbone).reused == 4
-    assert (tmp_path / "f.h5").stat().st_mtime_ns == before
-    write_video(tmp_path / "1.mp4", numbered_frames(30)[3:])
-    assert run(dataset, tmp_path / "f.h5", backbone).reused == 3
-    assert read_cache(tmp_path / "f.h5").clips.length.tolist() == [17, 27, 19]
-
-
-def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, dataset: list[ManifestVideo]) -> None:
-    extractor = Extractor(FixedDetector(FACE), Backbone(make_tiny_backbone(tmp_path), "cpu"))
-
-    def interrupt(record: VideoRecord) -> None:
-        if record.id == "1.mp4":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        extract_manifest(dataset, extractor, tmp_path / "f.h5", on_video=interrupt)
-    assert extract_manifest(dataset, extractor, tmp_path / "f.h5").reused == 2
-
-
-def test_labels_and_splits_follow_the_manifest_without_new_work(tmp_path: Path, dataset: list[ManifestVideo]) -> None:
-    backbone = make_tiny_backbone(tmp_path)
-    run(dataset, tmp_path / "f.h5", backbone)
-    assert run([replace(v, split="test") for v in dataset], tmp_path / "f.h5", backbone).reused == 4
-    assert {v.split for v in read_cache(tmp_path / "f.h5").videos} == {"test"}
-
-
-KILLED_RUN = """
-import sys, time
-from pathlib import Path
-from extract.backbones import Backbone
-from extract.manifest import ManifestVideo
-from extract.run import Extractor, extract_manifest
-from tests.fakes import FixedDetector
-folder, backbone = Path(sys.argv[1]), Path(sys.argv[2])
-videos = [ManifestVideo(p.name, p, "fake") for p in sorted(folder.glob("*.mp4"))]
-def wait(record):
-    print(record.id, flush=True)
-    if record.id == "2.mp4" and "--stop" in sys.argv:
-        time.sleep(60)
-extractor = Extractor(FixedDetector((20.0, 10.0, 44.0, 34.0)), Backbone(backbone, "cpu"))
-extract_manifest(videos, extractor, folder / "f.h5", part_s=0, on_video=wait)
-"""
-
-
-def test_a_run_killed_halfway_ends_with_the_content_of_an_unbroken_one(tmp_path: Path) -> None:
-    backbone = make_tiny_backbone(tmp_path)
-    for number in range(5):
-        write_video(tmp_path / f"{number}.mp4", numbered_frames(20 + number)[3:])
-    command = [sys.executable, "-c", KILLED_RUN, str(tmp_path), str(backbone)]
-    with subprocess.Popen([*command, "--stop"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        while process.stdout.readline().strip() != "2.mp4":
-            assert process.poll() is None
-        time.sleep(0.1)
-        os.kill(process.pid, signal.SIGKILL)
-    assert not (tmp_path / "f.h5").exists()
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert second.stdout.split() == ["3.mp4", "4.mp4"]
-    broken = hash_of(tmp_path / "f.h5")
-    (tmp_path / "f.h5").unlink()
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    assert hash_of(tmp_path / "f.h5") == broken

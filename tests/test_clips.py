@@ -10,18 +10,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from extract.boxes import compute_iou
-from extract.clips import MOST_BATCH_FRAMES, Clip, ClipSpecs, read_clips
+from extract.clips import Clip, ClipSpecs, read_clips
 from extract.crops import cut_crop
+from extract.detectors import Detections
 from extract.errors import Reason, VideoError
+from extract.faces import MOST_BATCH_FRAMES
 from extract.specs import CropSpec, SamplingSpec, TrackSpec
-from extract.tracks import Tracker, choose_main
 from extract.video import open_video
 from tests.fakes import FixedDetector
 from tests.media import numbered_frames, read_number, write_video
 
 SPECS = ClipSpecs(SamplingSpec(count=8), CropSpec(size_px=32), TrackSpec())
 FACE = (20.0, 10.0, 44.0, 34.0)
+KEEP_ALL = ClipSpecs(SPECS.sampling, SPECS.crop, TrackSpec(keep="all"))
+
+
+class AppearingDetector(FixedDetector):
+    """Finds all its boxes in the first frames it is shown, then only the first of them."""
+
+    def __init__(self, *boxes: tuple[float, float, float, float], shown: int) -> None:
+        super().__init__(*boxes)
+        self._shown = shown
+
+    def detect(self, frames: NDArray[np.uint8]) -> list[Detections]:
+        found = super().detect(frames)
+        first, self._shown = self._shown, max(0, self._shown - len(frames))
+        return [f if i < first else Detections(f.boxes[:1], f.scores[:1]) for i, f in enumerate(found)]
 
 
 def read_all(path: Path, detector: FixedDetector, specs: ClipSpecs = SPECS) -> list[Clip]:
@@ -59,6 +73,26 @@ def test_the_main_face_is_the_large_one_that_stays(tmp_path: Path) -> None:
     detector = FixedDetector((2, 2, 10, 10), FACE)
     (clip,) = read_all(write_video(tmp_path / "v.mp4", numbered_frames(32)[4:]), detector)
     assert np.array_equal(clip.boxes, np.repeat([FACE], 8, axis=0))
+
+
+def test_all_faces_are_kept_by_track_where_asked(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", numbered_frames(51)[1:], rate=4)
+    clips = read_all(path, FixedDetector((2, 2, 10, 10), FACE), KEEP_ALL)
+    assert [(clip.start_s, clip.track) for clip in clips] == [(0, 0), (0, 1), (6.25, 0), (6.25, 1)]
+    assert np.array_equal(clips[1].boxes, np.repeat([FACE], 8, axis=0))
+    assert clips[0].boxes[0].tolist() == [2, 2, 10, 10]
+
+
+def test_a_face_seen_too_seldom_is_not_among_all(tmp_path: Path) -> None:
+    detector = AppearingDetector(FACE, (2, 2, 10, 10), shown=3)
+    clips = read_all(write_video(tmp_path / "v.mp4", numbered_frames(36)[4:]), detector, KEEP_ALL)
+    assert [clip.boxes[0].tolist() for clip in clips] == [list(FACE)]
+
+
+def test_a_video_has_the_same_reason_when_all_faces_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(VideoError) as caught:
+        read_all(write_video(tmp_path / "v.mp4", numbered_frames(8)[5:]), FixedDetector((2, 2, 10, 10), FACE), KEEP_ALL)
+    assert caught.value.reason == Reason.TOO_SHORT
 
 
 def test_frames_reach_the_detector_in_bounded_batches(tmp_path: Path) -> None:
@@ -110,42 +144,3 @@ def test_a_crop_has_its_size_wherever_the_box_lies(box: tuple[float, ...], size_
     crop = cut_crop(frame, np.array([x, y, x + width, y + height], np.float32), CropSpec(size_px=size_px))
     assert crop.shape == (size_px, size_px, 3)
     assert crop.max() <= 99
-
-
-def as_boxes(*rows: tuple[float, float, float, float]) -> NDArray[np.float32]:
-    return np.array(rows, np.float32).reshape(-1, 4)
-
-
-def test_two_faces_keep_their_numbers_when_their_order_changes() -> None:
-    tracker = Tracker(TrackSpec(), step_s=0.3)
-    assert tracker.link(0.0, as_boxes((0, 0, 10, 10), (50, 50, 70, 70))) == [0, 1]
-    assert tracker.link(0.3, as_boxes((52, 50, 72, 70), (1, 0, 11, 10))) == [1, 0]
-
-
-def test_a_face_that_returns_after_the_gap_is_another_track() -> None:
-    tracker = Tracker(TrackSpec(max_gap_s=1.0), step_s=0.3)
-    tracker.link(0.0, as_boxes((0, 0, 10, 10)))
-    assert tracker.link(1.0, as_boxes((0, 0, 10, 10))) == [0]
-    assert tracker.link(2.5, as_boxes((0, 0, 10, 10))) == [1]
-
-
-@given(st.lists(st.tuples(*[st.floats(0, 50)] * 2, *[st.floats(1, 40)] * 2), min_size=1, max_size=8))
-def test_no_two_boxes_of_a_frame_share_a_track(rows: list[tuple[float, float, float, float]]) -> None:
-    boxes = np.array([(x, y, x + w, y + h) for x, y, w, h in rows], np.float32)
-    tracker = Tracker(TrackSpec(), step_s=0.3)
-    for time_s in (0.0, 0.3, 0.6):
-        numbers = tracker.link(time_s, boxes)
-        assert len(set(numbers)) == len(numbers)
-
-
-def test_overlap_of_known_boxes() -> None:
-    found = compute_iou(as_boxes((0, 0, 2, 2), (5, 5, 6, 6)), as_boxes((1, 0, 3, 2), (0, 0, 2, 2)))
-    assert np.allclose(found, np.array([[1 / 3, 1.0], [0.0, 0.0]]))
-
-
-def test_the_main_track_weighs_size_length_and_confidence() -> None:
-    small, large = as_boxes((0, 0, 10, 10)), as_boxes((0, 0, 20, 20))
-    sure, unsure = np.ones(1, np.float32), np.full(1, 0.4, np.float32)
-    assert choose_main({0: (small, sure), 1: (large, sure)}) == 1
-    assert choose_main({0: (small, sure), 1: (large, unsure)}) == 0
-    assert choose_main({0: (np.repeat(small, 3, 0), np.ones(3, np.float32)), 1: (large, sure)}) == 0

@@ -16,6 +16,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from extract.cache import FeatureCache
 from extract.errors import DiskError, FormatError, UnmaskError, UsageError
 from extract.files import hash_file
 from tests.train_data import CacheRecipe, build_cache, make_cache, make_record, write_features
@@ -138,13 +139,16 @@ def test_folds_calibrate_out_of_fold_and_still_report_a_given_test_split(crossed
     assert (crossed.path / "oof_roc.png").is_file()
 
 
-def test_a_leak_in_an_official_split_is_on_record_and_warned_about(tmp_path: Path) -> None:
+def make_official(given: list[str], protocol: str = "toy-official") -> FeatureCache:
     cache = make_cache()
-    official = ["train", "train", "val", "val"] * 10 + ["train", "train", "test", "test"] * 10
-    videos = [replace(video, split=split) for video, split in zip(cache.videos, official, strict=True)]
-    done = train_on_cache(replace(cache, videos=videos), tmp_path / "run", TrainConfig(QUICK))
-    split = done.document.split
-    assert split.protocol == "manifest"
+    videos = [replace(v, split=split, protocol=protocol) for v, split in zip(cache.videos, given, strict=True)]
+    return replace(cache, videos=videos)
+
+
+def test_a_leak_in_an_official_split_is_on_record_and_warned_about(tmp_path: Path) -> None:
+    cache = make_official(["train", "train", "val", "val"] * 10 + ["train", "train", "test", "test"] * 10)
+    split = train_on_cache(cache, tmp_path / "run", TrainConfig(QUICK)).document.split
+    assert (split.protocol, split.named) == ("manifest", ("toy-official",))
     assert {name: count.real + count.fake for name, count in split.counts.items()} == {
         "train": 40,
         "val": 20,
@@ -152,7 +156,58 @@ def test_a_leak_in_an_official_split_is_on_record_and_warned_about(tmp_path: Pat
     }
     assert len(split.overlap.groups) == 20
     assert split.overlap.test_videos == 20
-    assert "20 groups" in done.document.warnings[0]
+
+
+def test_the_warning_names_the_split_what_it_divides_and_the_test_videos_concerned(tmp_path: Path) -> None:
+    cache = make_official(["train", "train", "test", "test"] * 5 + ["train"] * 40 + ["val"] * 20)
+    videos = [replace(v, pair="clip" if i in (0, 2) else "") for i, v in enumerate(cache.videos)]
+    done = train_on_cache(replace(cache, videos=videos), tmp_path / "run", TrainConfig(QUICK))
+    assert done.document.warnings[0] == (
+        "the split toy-official divides 5 groups, 1 source clip: 10 of 10 test videos show a person or come from a "
+        "clip that training or validation has seen"
+    )
+
+
+def test_an_official_split_keeps_its_test_videos_and_its_training_videos_give_validation(tmp_path: Path) -> None:
+    given = (["test", "test", "train", "train"] + ["train"] * 4) * 10
+    split = train_on_cache(make_official(given), tmp_path / "run", TrainConfig(QUICK)).document.split
+    assert list(split.assignment.values()).count("val") > 0
+    kept = [name if name == "test" else "train" for name in split.assignment.values()]
+    assert kept == given
+    assert (split.protocol, split.named, split.counts["test"].real) == ("mixed", ("toy-official",), 10)
+
+
+def test_folds_name_the_protocol_of_the_test_split_alone(crossed: Run, tmp_path: Path) -> None:
+    cache = make_cache(CacheRecipe(groups=10, splits=("", "", "", "", "test")))
+    videos = [replace(v, protocol="kept" if v.split else "not kept") for v in cache.videos]
+    config = TrainConfig(FitConfig(epochs=1), folds=3)
+    done = train_on_cache(replace(cache, videos=videos), tmp_path / "run", config)
+    assert done.document.split.named == ("kept",)
+    assert crossed.document.split.named == ()
+
+
+def test_a_swap_that_shows_a_person_of_another_fold_is_warned_about(tmp_path: Path) -> None:
+    cache = make_cache(CacheRecipe(groups=12))
+    videos = [
+        replace(v, group=f"id{i // 4}", id=f"id{i // 4}_id{(i // 4 + 1) % 12}_{i:04d}.mp4" if i % 2 else v.id)
+        for i, v in enumerate(cache.videos)
+    ]
+    config = TrainConfig(FitConfig(epochs=1), folds=3)
+    done = train_on_cache(replace(cache, videos=videos), tmp_path / "run", config)
+    overlap = done.document.split.overlap
+    assert not overlap.groups
+    assert overlap.fold_videos > 0
+    expected = f"divides {len(overlap.persons)} persons: {overlap.fold_videos} of 48 videos in folds show a person"
+    assert expected in done.document.warnings[0]
+
+
+def test_test_videos_without_features_are_counted_by_split_and_warned_about(tmp_path: Path) -> None:
+    cache = make_cache(CacheRecipe(splits=("train", "train", "val", "test")))
+    lost = [make_record(900 + i, True, "x", split, "NO_FACE") for i, split in enumerate(("test", "test", "train"))]
+    done = train_on_cache(replace(cache, videos=cache.videos + lost), tmp_path / "run", TrainConfig(QUICK))
+    counts = done.document.split.counts
+    assert {name: count.excluded for name, count in counts.items()} == {"train": 1, "val": 0, "test": 2}
+    assert "2 of 22 videos of the test split have no features" in done.document.warnings[0]
 
 
 def test_videos_without_a_group_and_runs_without_a_test_are_warned_about(tmp_path: Path) -> None:

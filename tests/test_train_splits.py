@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from extract.cache import VideoRecord
 from extract.errors import UnmaskError, UsageError
 from tests.train_data import make_record
 from train.dataset import name_groups
-from train.splits import assign_folds, assign_splits, find_overlap
+from train.splits import Assignment, Overlap, assign_folds, assign_splits, find_overlap
 
 Labels = NDArray[np.int64]
 Groups = NDArray[np.str_]
@@ -29,6 +32,22 @@ def crowds(draw: st.DrawFn) -> tuple[Labels, Groups]:
     return np.array([m[0] for m in members], dtype=np.int64), np.array([f"p{m[1]}" for m in members])
 
 
+def make_records(labels: Labels, groups: Groups) -> list[VideoRecord]:
+    return [make_record(i, bool(fake), str(groups[i])) for i, fake in enumerate(labels)]
+
+
+def make_swap(name: str, split: str, fake: bool = True) -> tuple[VideoRecord, str]:
+    """A clip as Celeb-DF names it: `id1_0000` shows person 1, `id1_id2_0000` the same clip with the face of 2."""
+    target, *_, clip = name.split("_")
+    record = replace(make_record(0, fake, target), id=f"{name}.mp4", pair=f"{target}_{clip}")
+    return record, split
+
+
+def overlap_of(*clips: tuple[VideoRecord, str]) -> Overlap:
+    records, splits = zip(*clips, strict=True)
+    return find_overlap(Assignment("manifest", np.array(splits)), records)
+
+
 def count_homes(split: NDArray[np.str_] | NDArray[np.int64], groups: Groups) -> int:
     return max(len(set(split[groups == g].tolist())) for g in set(groups.tolist()))
 
@@ -44,7 +63,8 @@ def test_a_group_is_never_in_two_splits(crowd: tuple[Labels, Groups], seed: int)
     assert count_homes(made.split, groups) == 1
     for name in ("train", "val", "test"):
         assert set(labels[made.select(name)].tolist()) == {0, 1}
-    assert not find_overlap(made.split, groups).groups
+    overlap = find_overlap(made, make_records(labels, groups))
+    assert overlap == Overlap(groups=(), test_videos=0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -75,11 +95,32 @@ def test_a_split_of_the_manifest_is_kept_with_its_overlap_on_record() -> None:
     labels, groups = make_people(3)
     official = ["train", "train", "val", "val"] * 2 + ["test", "test", "train", "train"]
     made = assign_splits(official, labels, groups, 0)
-    overlap = find_overlap(made.split, groups)
+    overlap = find_overlap(made, make_records(labels, groups))
     assert made.protocol == "manifest"
     assert made.split.tolist() == official
     assert overlap.groups == ("p0", "p1", "p2")
     assert overlap.test_videos == 2
+
+
+def test_the_person_whose_face_a_swap_wears_is_seen_too() -> None:
+    overlap = overlap_of(make_swap("id1_id2_0000", "train"), make_swap("id2_0003", "test", fake=False))
+    assert overlap == Overlap(groups=(), persons=("id2",), sources=(), test_videos=1)
+
+
+def test_a_source_clip_in_one_split_and_its_fake_in_another_are_on_record() -> None:
+    original = replace(make_record(1, False), id="clip.mp4")
+    fake = replace(make_record(2, True), id="other/fake.mp4", pair="clip.mp4")
+    overlap = overlap_of((original, "train"), (fake, "test"), (replace(fake, id="f2.mp4"), "test"))
+    assert overlap == Overlap(groups=(), sources=("clip.mp4",), test_videos=2)
+
+
+def test_persons_that_folds_divide_are_on_record_and_test_videos_are_not_counted_as_fold_videos() -> None:
+    clips = [make_swap("id1_id2_0000", "train"), make_swap("id2_0001", "train", fake=False),
+             make_swap("id3_0002", "train", fake=False), make_swap("id3_0004", "test", fake=False)]  # fmt: skip
+    assignment = Assignment("group-k-fold", np.array([split for _, split in clips]), np.array([0, 1, 2, -1]))
+    overlap = find_overlap(assignment, [record for record, _ in clips])
+    assert overlap.persons == ("id2", "id3")
+    assert (overlap.test_videos, overlap.fold_videos) == (1, 2)
 
 
 def test_with_test_given_the_rest_becomes_train_and_validation() -> None:
@@ -114,7 +155,7 @@ def test_a_video_without_split_follows_its_group_into_train_but_never_into_test(
     made = assign_splits(official, labels, groups, 0)
     assert set(made.split[:4].tolist()) == {"train"}
     assert made.select("test").tolist() == [4, 5]
-    assert find_overlap(made.split, groups).groups == ("p1",)
+    assert find_overlap(made, make_records(labels, groups)).groups == ("p1",)
 
 
 def test_with_folds_the_test_split_stays_out() -> None:

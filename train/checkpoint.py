@@ -42,17 +42,22 @@ class CacheSource(Spec):
 
 
 class SplitCount(Spec):
-    """What a split holds."""
+    """What a split holds; `excluded` are videos that were given to it and have no features."""
 
     real: int
     fake: int
     groups: int
+    excluded: int = 0
 
 
 class SplitRecord(Spec):
-    """Who was where. With folds, `train` means every video of the folds: the saved head has seen them all."""
+    """Who was where. With folds, `train` means every video of the folds: the saved head has seen them all.
+
+    `protocol` is the way the split came about; `named` is what the manifest calls the splits that were kept.
+    """
 
     protocol: Protocol
+    named: tuple[str, ...] = ()
     folds: int | None
     counts: dict[str, SplitCount]
     overlap: Overlap

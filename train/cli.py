@@ -118,10 +118,11 @@ def _tabulate(run: Run) -> Table:
     counts = [m.confusion for m in columns.values()]
     table.add_row("TP FN FP TN", *(f"{c.tp} {c.fn} {c.fp} {c.tn}" for c in counts))
     threshold = document.threshold
+    origin = ", ".join((document.split.protocol, *document.split.named))
     bound = "guaranteed" if threshold.guaranteed else "not guaranteed"
     table.caption = (
         f"threshold {threshold.value:.3f} from {threshold.n_fake} fake and {threshold.n_real} real videos "
         f"({threshold.source}): recall {threshold.recall:.2f}, at least {threshold.recall_bound:.2f} on new ones "
-        f"({bound} {threshold.target_recall:.2f}), FPR {threshold.fpr:.2f}; split {document.split.protocol}"
+        f"({bound} {threshold.target_recall:.2f}), FPR {threshold.fpr:.2f}; split {origin}"
     )
     return table

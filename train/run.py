@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from extract.cache import FeatureCache, read_cache
+from extract.audit.report import count_noun
+from extract.cache import OK, FeatureCache, read_cache
 from extract.files import hash_file
 from train.checkpoint import (
     CacheSource,
@@ -79,7 +81,7 @@ def _describe_run(
     trained: Trained,
     device: torch.device,
 ) -> RunDocument:
-    split = _describe_split(data, assignment, config.folds)
+    split = _describe_split(cache, data, assignment, config.folds)
     aucs = [fold.auc for fold in trained.folds if fold.auc is not None]
     return RunDocument(
         purpose=config.purpose,
@@ -119,22 +121,30 @@ def _describe_run(
     )
 
 
-def _describe_split(data: ClipData, assignment: Assignment, folds: int | None) -> SplitRecord:
+def _describe_split(cache: FeatureCache, data: ClipData, assignment: Assignment, folds: int | None) -> SplitRecord:
+    lost = Counter(record.split for record in cache.videos if record.status != OK)
     counts = {}
     for name in SPLITS:
         videos = assignment.select(name)
         fakes = int(data.labels[videos].sum())
         groups = len(np.unique(data.groups[videos]))
-        counts[name] = SplitCount(real=len(videos) - fakes, fake=fakes, groups=groups)
+        counts[name] = SplitCount(real=len(videos) - fakes, fake=fakes, groups=groups, excluded=lost[name])
     names = assignment.split.tolist()
     return SplitRecord(
         protocol=assignment.protocol,
+        named=_name_protocols(data, assignment),
         folds=folds,
         counts=counts,
-        overlap=find_overlap(assignment.split, data.groups),
+        overlap=find_overlap(assignment, data.records),
         ungrouped=data.ungrouped,
         assignment={record.id: name for record, name in zip(data.records, names, strict=True)},
     )
+
+
+def _name_protocols(data: ClipData, assignment: Assignment) -> tuple[str, ...]:
+    """What the manifest calls the splits that were kept; folds keep the test split alone."""
+    kept = range(len(data.records)) if assignment.fold is None else assignment.select("test").tolist()
+    return tuple(sorted({data.records[video].protocol for video in kept} - {""}))
 
 
 def _measure_split(assignment: Assignment, split: str, config: TrainConfig, trained: Trained) -> Metrics | None:
@@ -145,10 +155,13 @@ def _measure_split(assignment: Assignment, split: str, config: TrainConfig, trai
 def _collect_warnings(split: SplitRecord, trained: Trained) -> tuple[str, ...]:
     """What a reader of the figures has to know, a sentence each."""
     found = []
-    if split.overlap.groups:
+    if split.overlap.groups or split.overlap.persons or split.overlap.sources:
+        found.append(_describe_overlap(split))
+    test = split.counts["test"]
+    if test.excluded:
         found.append(
-            f"{len(split.overlap.groups)} groups stand in more than one split of the manifest; "
-            f"{split.overlap.test_videos} test videos show a person that training or validation has seen"
+            f"{test.excluded} of {test.real + test.fake + test.excluded} videos of the test split have no features and "
+            "enter no figure; run `unmask cache info` to see why"
         )
     if split.ungrouped:
         found.append(
@@ -158,6 +171,26 @@ def _collect_warnings(split: SplitRecord, trained: Trained) -> tuple[str, ...]:
     if not trained.folds and not any((split.counts["test"].real, split.counts["test"].fake)):
         found.append("there is no test split, so this run has no test figures; mark test videos or use --folds")
     return tuple(found)
+
+
+def _describe_overlap(split: SplitRecord) -> str:
+    overlap, test = split.overlap, split.counts["test"]
+    kinds = {"group": overlap.groups, "person": overlap.persons, "source clip": overlap.sources}
+    # Where every group is a person, they are counted once.
+    if overlap.persons == overlap.groups:
+        del kinds["person"]
+    divided = ", ".join(count_noun(len(names), kind) for kind, names in kinds.items() if names)
+    origin = f"the split {' + '.join(split.named)}" if split.named else f"the split ({split.protocol})"
+    judged = {
+        "test videos": (overlap.test_videos, test),
+        "videos in folds": (overlap.fold_videos, split.counts["train"]),
+    }
+    if split.folds is None:
+        del judged["videos in folds"]
+    seen = " and ".join(
+        f"{number} of {count.real + count.fake} {name}" for name, (number, count) in judged.items() if count.real
+    )
+    return f"{origin} divides {divided}: {seen} show a person or come from a clip that training or validation has seen"
 
 
 def _list_predictions(data: ClipData, assignment: Assignment, trained: Trained) -> list[PredictionRow]:

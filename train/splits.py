@@ -1,21 +1,28 @@
 """Which videos train a head, which choose its epoch and threshold, and which only judge it.
 
 A group (a person or source) is never divided by a split made here. A split that the manifest names is kept as it
-is, with the groups it divides on record.
+is, with the groups, persons and source clips it divides on record.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.audit.leaks import name_source
 from extract.errors import UnmaskError, UsageError
+from extract.manifest import Label, ManifestVideo
 from extract.specs import Spec
+from extract.splits import list_identities
+
+if TYPE_CHECKING:
+    from extract.cache import VideoRecord
 
 Protocol = Literal["manifest", "group", "mixed", "group-k-fold"]
 
@@ -23,12 +30,20 @@ SPLITS = ("train", "val", "test")
 SHARE = 7  # validation and test are a seventh each: about 70 : 15 : 15
 ATTEMPTS = 20
 
+Names = list[Collection[str]]  # (V,) what each video shows: groups, persons or source clips
+
 
 class Overlap(Spec):
-    """Groups that stand in more than one split, and how many test videos belong to one of them."""
+    """What stands in more than one split, or fold, and how many judged videos that concerns.
+
+    A group is what the manifest calls one; persons come from the names of face swaps too, which show two.
+    """
 
     groups: tuple[str, ...]
-    test_videos: int
+    persons: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()  # clips that fakes were made from
+    test_videos: int  # shown in part to training or validation
+    fold_videos: int = 0  # shown in part to another fold
 
 
 @dataclass(frozen=True)
@@ -88,14 +103,53 @@ def assign_folds(
     )
 
 
-def find_overlap(split: NDArray[np.str_], groups: NDArray[np.str_]) -> Overlap:
-    """The groups that stand in more than one split."""
-    members = {name: set(groups[split == name].tolist()) for name in SPLITS}
-    train, val, test = (members[name] for name in SPLITS)
-    seen = (train | val) & test
+def find_overlap(assignment: Assignment, records: Sequence[VideoRecord]) -> Overlap:
+    """The groups, persons and source clips of V videos that stand in more than one split, or fold."""
+    videos = [_as_manifest(record) for record in records]
+    groups: Names = [{video.group} - {""} for video in videos]
+    persons: Names = [list_identities(video) for video in videos]
+    sources: Names = [{name_source(video)} - {""} for video in videos]
+    home = assignment.split.tolist()
+    folds = [""] * len(home) if assignment.fold is None else [str(k) if k >= 0 else "" for k in assignment.fold]
+    # In folds, train and validation take turns: there a home is a fold.
+    homes = [fold or split for fold, split in zip(folds, home, strict=True)]
+    kinds = (groups, persons, sources)
     return Overlap(
-        groups=tuple(sorted(seen | (train & val))),
-        test_videos=int(np.isin(groups[split == "test"], sorted(seen)).sum()) if seen else 0,
+        groups=_find_divided(homes, groups),
+        persons=_find_divided(homes, persons),
+        sources=_find_divided(homes, sources),
+        test_videos=_count_concerned("test", homes, kinds),
+        fold_videos=sum(_count_concerned(fold, folds, kinds) for fold in sorted(set(folds) - {""})),
+    )
+
+
+def _find_divided(homes: Sequence[str], names: Names) -> tuple[str, ...]:
+    """The names that videos of several homes bear; the home "" is none."""
+    seen: dict[str, set[str]] = {}
+    for home, of_video in zip(homes, names, strict=True):
+        for name in of_video if home else ():
+            seen.setdefault(name, set()).add(home)
+    return tuple(sorted(name for name, places in seen.items() if len(places) > 1))
+
+
+def _count_concerned(judged: str, homes: Sequence[str], kinds: Sequence[Names]) -> int:
+    """The videos of a home of which another home shows the group, a person or the source clip."""
+    divided = [set(_find_divided(homes, names)) for names in kinds]
+    return sum(
+        home == judged and any(not found.isdisjoint(names[video]) for found, names in zip(divided, kinds, strict=True))
+        for video, home in enumerate(homes)
+    )
+
+
+def _as_manifest(record: VideoRecord) -> ManifestVideo:
+    """What the names of a video's persons are read from; the id is its path in the manifest, on any machine."""
+    return ManifestVideo(
+        id=record.id,
+        path=Path(record.id),
+        label=cast(Label, record.label),
+        group=record.group,
+        pair=record.pair,
+        dataset=record.dataset,
     )
 
 

@@ -1,0 +1,1 @@
+"""How known datasets lie on disk, and the manifests made of them."""

@@ -1,0 +1,134 @@
+"""A process that does nothing but decode: `python -m extract.decoder FD`, the other end of `extract/isolation.py`.
+
+Words go as lines of JSON, frames through the memory behind the file descriptor FD. From the parent:
+    {"open": PATH, "threads": N}   then {"read": [INSTANTS]}, and {"free": N} for every N frames it has taken
+To the parent:
+    {"facts": {...}}, then {"frame": {...}} each, then {"end": {"note": TEXT, "busy_s": SECONDS}}; or
+    {"refused": [REASON, DETAIL]}
+A damaged file can end or hang this process and no other; when the parent is gone, it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Semaphore, Thread
+from typing import Any, TextIO
+
+import numpy as np
+
+from extract.errors import VideoError
+from extract.video import Frame, Video, open_video
+
+BUFFER_BYTES = 64 << 20
+MOST_FRAMES = 32
+
+
+class FrameBuffer:
+    """Shared memory for some frames in a row, each freed in the order in which it was filled."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._slot_bytes = 0
+        self._slots = 0
+        self._next = 0
+        self._free = Semaphore(0)
+
+    def store(self, frame: Frame) -> int:
+        """Waits for room, copies the picture, and returns where it begins."""
+        if frame.rgb.nbytes > self._slot_bytes:
+            self._enlarge(frame.rgb.nbytes)
+        self._free.acquire()
+        offset = self._next * self._slot_bytes
+        self._next = (self._next + 1) % self._slots
+        place = np.frombuffer(self._memory, np.uint8, frame.rgb.nbytes, offset)
+        np.copyto(place, frame.rgb.reshape(-1))
+        return offset
+
+    def free(self, count: int) -> None:
+        """Frames that the parent has taken."""
+        self._free.release(count)
+
+    def _enlarge(self, frame_bytes: int) -> None:
+        for _ in range(self._slots):
+            self._free.acquire()
+        self._slot_bytes = frame_bytes
+        self._slots = max(2, min(MOST_FRAMES, BUFFER_BYTES // frame_bytes))
+        self._next = 0
+        size = self._slots * frame_bytes
+        if size > os.fstat(self._descriptor).st_size:
+            os.ftruncate(self._descriptor, size)
+        self._memory = mmap.mmap(self._descriptor, size)
+        self._free.release(self._slots)
+
+
+class DecoderServer:
+    """Answers the parent, one video after the other."""
+
+    def __init__(self, buffer: FrameBuffer, source: TextIO, sink: TextIO) -> None:
+        self._buffer = buffer
+        self._source = source
+        self._sink = sink
+        self._requests: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def serve(self) -> None:
+        """Runs until the parent closes its end."""
+        Thread(target=self._listen, daemon=True).start()
+        video: Video | None = None
+        while True:
+            request = self._requests.get()
+            try:
+                if "open" in request:
+                    video = open_video(Path(request["open"]), request["threads"])
+                    self._say({"facts": asdict(video.facts)})
+                else:
+                    assert video is not None  # a parent opens before it reads
+                    self._read(video, np.array(request["read"], np.float64))
+            except VideoError as error:
+                self._say({"refused": [error.reason, error.detail]})
+
+    def _listen(self) -> None:
+        """A thread of its own: it frees frames while decoding goes on, and sees that the parent is gone."""
+        for line in self._source:
+            message = json.loads(line)
+            if "free" in message:
+                self._buffer.free(message["free"])
+            else:
+                self._requests.put(message)
+        os._exit(0)
+
+    def _read(self, video: Video, instants: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+        busy_s = 0.0
+        frames: Iterator[tuple[slice, Frame]] = video.read_at(instants)
+        while True:
+            begun = time.perf_counter()
+            served, frame = next(frames, (None, None))
+            busy_s += time.perf_counter() - begun
+            if served is None or frame is None:
+                break
+            place = {"offset": self._buffer.store(frame), "shape": frame.rgb.shape, "time_s": frame.time_s}
+            self._say({"frame": {**place, "first": served.start, "stop": served.stop}})
+        self._say({"end": {"note": video.note, "busy_s": busy_s}})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._sink.write(json.dumps(message) + "\n")
+        self._sink.flush()
+
+
+def main() -> None:
+    """Serves on the standard streams; whatever a library prints goes to stderr."""
+    # Without backslash escapes a path that is no UTF-8 could not pass.
+    sink = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    DecoderServer(FrameBuffer(int(sys.argv[1])), sys.stdin, sink).serve()
+
+
+if __name__ == "__main__":
+    main()

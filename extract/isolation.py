@@ -1,0 +1,200 @@
+"""Decoding in a process of its own: a file that crashes or hangs the decoder costs its own status and nothing else."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.errors import Reason, VideoError
+from extract.video import Frame, VideoFacts
+
+COMMAND = (sys.executable, "-m", "extract.decoder")
+LIMIT_S = 60.0
+SLOWEST_BYTES_PER_S = 10e6  # of a disk or a network, while a file's packets are counted
+CLIP_S = 10.0  # the footage that one limit is for
+
+
+class IsolatedVideo:
+    """A video open in another process, with the interface of `extract.video.Video`.
+
+    `busy_s` tells, after reading, how long that process worked for it.
+    """
+
+    def __init__(self, decoder: DecoderProcess, path: Path, facts: VideoFacts) -> None:
+        self.path = path
+        self.facts = facts
+        self.note = ""
+        self.busy_s = 0.0
+        self._decoder = decoder
+
+    def read_at(self, instants: NDArray[np.float64]) -> Iterator[tuple[slice, Frame]]:
+        """The frames on screen at ascending instants, as `Video.read_at` gives them.
+
+        Raises VideoError also where the decoder died or took too long.
+        """
+        end = yield from self._decoder.read(self.path, self.facts, instants)
+        self.note, self.busy_s = end["note"], end["busy_s"]
+
+
+class DecoderProcess:
+    """One decoder process, started when it is needed and again after a file that ended it.
+
+    `limit_s` bounds the wait for each frame, and the wait for all frames of ten seconds of footage. Not for several
+    threads: each has its own.
+    """
+
+    def __init__(self, limit_s: float = LIMIT_S, threads: int = 0) -> None:
+        self._limit_s = limit_s
+        self._threads = threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self._selector = selectors.DefaultSelector()
+        self._frames = -1  # descriptor of the shared memory
+        self._memory: mmap.mmap | None = None
+        self._pending = b""  # the beginning of a message
+
+    def open(self, path: Path) -> IsolatedVideo:
+        """Opens a file; raises VideoError for anything that is not a readable video."""
+        self._start()
+        self._say({"open": os.fspath(path), "threads": self._threads}, path)
+        patience_s = self._limit_s + _measure_size(path) / SLOWEST_BYTES_PER_S
+        answer = self._hear(patience_s, path)
+        return IsolatedVideo(self, path, VideoFacts(**answer["facts"]))
+
+    def read(
+        self, path: Path, facts: VideoFacts, instants: NDArray[np.float64]
+    ) -> Generator[tuple[slice, Frame], None, dict[str, Any]]:
+        """The frames of the file opened last; the generator returns how reading ended."""
+        self._say({"read": instants.tolist()}, path)
+        longest_gap_s = float(np.diff(instants, prepend=0.0, append=facts.duration_s).max())
+        wait_s = self._limit_s * max(1.0, longest_gap_s / CLIP_S)
+        left_s = self._limit_s * (1 + facts.duration_s / CLIP_S)
+        finished = False
+        try:
+            while True:
+                begun = time.monotonic()
+                answer = self._hear(min(wait_s, left_s), path)
+                left_s -= time.monotonic() - begun
+                if "end" in answer:
+                    finished = True
+                    end: dict[str, Any] = answer["end"]
+                    return end
+                place = answer["frame"]
+                frame = Frame(place["time_s"], self._copy(place["offset"], tuple(place["shape"])))
+                self._say({"free": 1}, path)
+                yield slice(place["first"], place["stop"]), frame
+        except VideoError:
+            finished = True
+            raise
+        finally:
+            if not finished:  # nobody wants the rest, which the process is still sending
+                self.close()
+
+    def abort(self) -> None:
+        """Kills the process from another thread; whoever reads from it gets a VideoError."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """Ends the process, whatever it does."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            assert stream is not None  # both are pipes
+            stream.close()
+        self._selector.close()
+        self._memory = None
+        os.close(self._frames)
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        self._frames = _create_memory()
+        self._pending = b""
+        self._process = subprocess.Popen(  # noqa: S603 - our own module, and a number
+            [*COMMAND, str(self._frames)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[self._frames],
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is for the parent, which ends its decoders itself
+        )
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
+
+    def _say(self, message: dict[str, Any], path: Path) -> None:
+        assert self._process is not None  # started by `open`
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        except OSError:
+            self._explain_death(path)
+
+    def _hear(self, patience_s: float, path: Path) -> dict[str, Any]:
+        """The next message; a refusal is raised."""
+        assert self._process is not None  # started by `open`
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + patience_s
+        while b"\n" not in self._pending:
+            if not self._selector.select(max(0.0, deadline - time.monotonic())):
+                self.close()
+                raise VideoError(
+                    Reason.TIMED_OUT, f"the decoder gave no frame of {path} within {patience_s:.0f} s and was ended"
+                )
+            chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not chunk:
+                self._explain_death(path)
+            self._pending += chunk
+        line, _, self._pending = self._pending.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        if "refused" in message:
+            reason, detail = message["refused"]
+            raise VideoError(Reason(reason), detail)
+        return message
+
+    def _explain_death(self, path: Path) -> None:
+        assert self._process is not None  # started by `open`
+        code = self._process.wait()
+        self.close()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise VideoError(Reason.DECODER_CRASHED, f"the decoder died on {path} ({how})")
+
+    def _copy(self, offset: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+        """A frame out of the shared memory, which may have grown since the last one."""
+        size = int(np.prod(shape))
+        if self._memory is None or len(self._memory) < offset + size:
+            self._memory = mmap.mmap(self._frames, 0)
+        return np.frombuffer(self._memory, np.uint8, size, offset).reshape(shape).copy()
+
+
+def _create_memory() -> int:
+    """A file that lies in memory where the system can, has no name, and is gone with the last process that holds it."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("unmask-frames")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _measure_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,143 @@
+"""Decoding in a process of its own: the same frames, and what a file does that crashes or hangs the decoder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extract import isolation
+from extract.errors import Reason, VideoError
+from extract.isolation import DecoderProcess, IsolatedVideo
+from extract.video import Video, open_video
+from tests.media import carphone, carphone_frames, numbered_frames, read_number, write_audio, write_video
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[DecoderProcess]:
+    process = DecoderProcess()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-m", "tests.faulty_decoder"))
+    process = DecoderProcess(limit_s=1.5)
+    yield process
+    process.close()
+
+
+def read_all(video: Video | IsolatedVideo, instants: list[float]) -> list[tuple[slice, float, bytes]]:
+    return [(served, f.time_s, f.rgb.tobytes()) for served, f in video.read_at(np.array(instants))]
+
+
+@settings(max_examples=10, deadline=None)
+@given(instants=st.lists(st.floats(0, 5), min_size=1, max_size=50).map(sorted))
+def test_frames_are_those_of_this_process(decoder: DecoderProcess, instants: list[float]) -> None:
+    assert read_all(decoder.open(carphone()), instants) == read_all(open_video(carphone()), instants)
+
+
+def test_facts_and_notes_pass(tmp_path: Path, decoder: DecoderProcess) -> None:
+    path = write_video(tmp_path / "v.mp4", carphone_frames(60), rate=10, container_options={"movflags": "faststart"})
+    os.truncate(path, path.stat().st_size * 2 // 3)
+    here, there = open_video(path), decoder.open(path)
+    assert there.facts == here.facts
+    read_all(there, [0.0, 1.0])
+    assert there.note == here.note != ""
+
+
+def test_larger_frames_follow_smaller_ones(tmp_path: Path, decoder: DecoderProcess) -> None:
+    for side in (64, 640, 128, 1280):
+        video = decoder.open(write_video(tmp_path / f"{side}.mp4", numbered_frames(40, side, side)))
+        found = [(f.rgb.shape, read_number(f.rgb)) for _, f in video.read_at(np.arange(40) / 25 + 0.01)]
+        assert found == [((side, side, 3), number) for number in range(40)]
+
+
+def test_a_refusal_has_the_reason_it_has_here(tmp_path: Path, decoder: DecoderProcess) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    for path in (tmp_path / "text.mp4", tmp_path / "missing.mp4", write_audio(tmp_path / "audio.mp4")):
+        with pytest.raises(VideoError) as here:
+            open_video(path)
+        with pytest.raises(VideoError) as there:
+            decoder.open(path)
+        assert (there.value.reason, there.value.detail) == (here.value.reason, here.value.detail)
+
+
+def test_a_reader_that_stops_early_does_not_spoil_the_next_video(tmp_path: Path, decoder: DecoderProcess) -> None:
+    next(decoder.open(carphone()).read_at(np.arange(100) / 25))
+    video = decoder.open(write_video(tmp_path / "v.mp4", numbered_frames(9)))
+    assert [read_number(f.rgb) for _, f in video.read_at(np.array([0.1, 0.3]))] == [2, 7]
+
+
+def test_a_file_that_crashes_the_decoder_has_that_status_and_the_next_is_read(
+    tmp_path: Path, faulty: DecoderProcess
+) -> None:
+    path = write_video(tmp_path / "crash.mp4", numbered_frames(20))
+    with pytest.raises(VideoError, match=r"the decoder died on .*crash.mp4 \(signal SIGSEGV\)") as caught:
+        read_all(faulty.open(path), [0.1, 0.3, 0.5, 0.7])
+    assert caught.value.reason == Reason.DECODER_CRASHED
+    assert len(read_all(faulty.open(write_video(tmp_path / "v.mp4", numbered_frames(20))), [0.1, 0.3, 0.5, 0.7])) == 4
+
+
+def test_a_file_that_hangs_the_decoder_has_that_status_and_the_next_is_read(
+    tmp_path: Path, faulty: DecoderProcess
+) -> None:
+    path = write_video(tmp_path / "hang.mp4", numbered_frames(20))
+    begun = time.monotonic()
+    with pytest.raises(VideoError, match=r"gave no frame of .*hang.mp4 within") as caught:
+        read_all(faulty.open(path), [0.1, 0.3, 0.5, 0.7])
+    assert time.monotonic() - begun < 10
+    assert caught.value.reason == Reason.TIMED_OUT
+    assert len(read_all(faulty.open(write_video(tmp_path / "v.mp4", numbered_frames(20))), [0.1, 0.3, 0.5, 0.7])) == 4
+
+
+def test_a_process_that_cannot_start_is_a_crash_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    with pytest.raises(VideoError, match=r"exit code 3"):
+        DecoderProcess().open(carphone())
+
+
+ORPHAN = """
+import sys
+from pathlib import Path
+import numpy as np
+from extract.isolation import DecoderProcess
+decoder = DecoderProcess()
+frames = decoder.open(Path(sys.argv[1])).read_at(np.arange(100) / 25)
+next(frames)
+print(decoder._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_decoder_ends_with_its_killed_parent() -> None:
+    command = [sys.executable, "-c", ORPHAN, str(carphone())]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(child)
+
+
+def is_alive(pid: int) -> bool:
+    """False for a process that is gone, or dead and not yet waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
