@@ -77,7 +77,8 @@ def main(videos: Path | None, detector: str, as_json: bool, network: str, rounds
         "stages_alone_s": round(sum(alone.values()), 2),
         "wall_over_stages": round(wall_s / sum(alone.values()), 3),
         "alone_s": {stage: round(value, 2) for stage, value in alone.items()},
-        "peer_s": {name: round(value, 2) for name, value in seconds["peer"].items()},
+        "peer_s": {name: round(value, 2) for name, value in seconds["peer"].items() if name != "crops"},
+        "crops": {"ours": round(seconds["alone"]["crops"]), "peer": round(seconds["peer"]["crops"])},
         "per_video_s": {"ours": round(wall_s / len(paths), 3), "peer": round(seconds["peer"]["peer"] / len(paths), 3)},
         "machine": {"processors": os.cpu_count(), "system": platform.platform(), "torch": version("torch")},
     }
@@ -120,7 +121,7 @@ def run_ours(paths: Sequence[Path], extractor: Extractor, scratch: Path) -> dict
 
 def run_stages(paths: Sequence[Path], extractor: Extractor) -> dict[str, float]:
     """Seconds of each stage, one after the other, with the machine to itself; frames and crops wait in memory."""
-    seconds = dict.fromkeys(STAGES, 0.0)
+    seconds = dict.fromkeys((*STAGES, "crops"), 0.0)
     for path in paths:
         begun = time.perf_counter()
         try:
@@ -137,6 +138,7 @@ def run_stages(paths: Sequence[Path], extractor: Extractor) -> dict[str, float]:
         begun = time.perf_counter()
         for clip in clips:
             extractor.backbone.embed(clip.crops)
+            seconds["crops"] += len(clip.crops)
         seconds["backbone"] += time.perf_counter() - begun
     return seconds
 
@@ -197,7 +199,7 @@ class PeerRun:
         self._network = network
 
     def __call__(self) -> dict[str, float]:
-        seconds = dict.fromkeys(("peer", "decode", "detect", "backbone"), 0.0)
+        seconds = dict.fromkeys(("peer", "decode", "detect", "backbone", "crops"), 0.0)
         spec = CropSpec(size_px=self._network.crop_px)
         for path in self._paths:
             begun = time.perf_counter()
@@ -212,6 +214,7 @@ class PeerRun:
             seconds["detect"] += detected - decoded
             seconds["backbone"] += ended - detected
             seconds["peer"] += ended - begun
+            seconds["crops"] += len(crops)
         return seconds
 
     def _find(self, frame: NDArray[np.uint8]) -> list[Detections]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from glob import escape
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from extract.cache import VideoRecord, VideoResult, open_cache, read_fingerprint, require_fingerprint, write_cache
 from extract.cache_merge import SourceTable, find_last_priority, read_in_order
@@ -25,8 +26,7 @@ MOST_PENDING_BYTES = 256 << 20
 MANIFEST_COLUMNS = ("label", "group", "pair", "dataset", "method", "split", "protocol")
 
 
-@dataclass(frozen=True)
-class FileState:
+class FileState(NamedTuple):
     """What tells, without reading it, whether a video file is still the one that was extracted."""
 
     size: int
@@ -36,18 +36,16 @@ class FileState:
     def read(cls, path: Path) -> FileState:
         """The state of a file; a missing one has size and time -1."""
         try:
-            stat = path.stat()
+            stat = os.stat(path)
         except OSError:
             return cls(-1, -1)
         return cls(stat.st_size, stat.st_mtime_ns)
 
 
-@dataclass(frozen=True)
-class FinishedVideo:
+class FinishedVideo(NamedTuple):
     """What is known of a video that an earlier run has finished."""
 
-    size: int
-    mtime_ns: int
+    state: FileState
     sha256: str
     status: str
 
@@ -101,8 +99,9 @@ class PartStore:
         finished: dict[str, FinishedVideo] = {}
         for source in self._list_sources():
             with open_cache(source) as cache:
-                states = map(FinishedVideo, *(cache.read_column(f.name) for f in fields(FinishedVideo)))
-                finished.update(zip(cache.read_column("id"), states, strict=True))
+                states = map(FileState, cache.read_column("size"), cache.read_column("mtime_ns"))
+                found = map(FinishedVideo, states, cache.read_column("sha256"), cache.read_column("status"))
+                finished.update(zip(cache.read_column("id"), found, strict=True))
         return finished
 
     def refuse_strangers(self, finished: Collection[str], videos: Sequence[ManifestVideo]) -> None:
@@ -141,10 +140,8 @@ class PartStore:
             return False
         ordered = sorted(videos, key=attrgetter("id"))
         with open_cache(self.out) as cache:
-            return (
-                cache.read_column("id") == [video.id for video in ordered]
-                and cache.read_column("path") == [str(video.path) for video in ordered]
-                and all(cache.read_column(c) == list(map(attrgetter(c), ordered)) for c in MANIFEST_COLUMNS)
+            return cache.read_column("path") == [str(video.path) for video in ordered] and all(
+                cache.read_column(name) == list(map(attrgetter(name), ordered)) for name in ("id", *MANIFEST_COLUMNS)
             )
 
     def assemble(self, videos: Sequence[ManifestVideo]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from extract.files import hash_file
 from extract.manifest import ManifestVideo
 from extract.parts import FileState, FinishedVideo, PartStore
 from extract.pipeline import Extractor, Pipeline, StageTimes
-from extract.results import VideoRecord, VideoResult
+from extract.results import OK, VideoRecord, VideoResult
 
 Runner = Callable[[Sequence[ManifestVideo], Extractor, StageTimes], Iterator[VideoResult]]
 
@@ -49,8 +50,8 @@ class Redo:
         if finished is None or finished.status in self.retry:
             return True
         state = FileState.read(video.path)
-        if not self.rehash or state.size != finished.size:
-            return state != FileState(finished.size, finished.mtime_ns)
+        if not self.rehash or state.size != finished.state.size:
+            return state != finished.state
         return state.size >= 0 and hash_file(video.path) != finished.sha256
 
 
@@ -100,7 +101,7 @@ def extract_manifest(
         finished = store.find_finished()
         store.refuse_strangers(finished, videos)
         # Sorted, as they will stand in the cache: neighbours there are then neighbours in a part.
-        todo = [v for v in sorted(videos, key=lambda v: v.id) if config.redo.wants(v, finished.get(v.id))]
+        todo = [v for v in sorted(videos, key=attrgetter("id")) if config.redo.wants(v, finished.get(v.id))]
         if config.redo.rehash:
             store.touch(_find_touched(videos, todo, finished))
         if watcher is not None:
@@ -119,9 +120,9 @@ def extract_manifest(
         else:
             store.assemble(videos)
     with open_cache(out) as cache:
-        records = cache.videos
-    failures = write_failures(out, records)
-    statuses = [record.status for record in records]
+        statuses = cache.read_column("status")
+        # All records are read only where one is wanted: they are many.
+        failures = write_failures(out, [cache.videos[i] for i, status in enumerate(statuses) if status != OK])
     counts = {status: statuses.count(status) for status in sorted(set(statuses))}
     return Extraction(out, failures, len(videos) - len(todo), counts, time.perf_counter() - begun, busy)
 
@@ -132,7 +133,7 @@ def _find_touched(
     """Files that are not done again although their time is new."""
     redone = {video.id for video in todo}
     states = {video.id: FileState.read(video.path) for video in videos if video.id not in redone}
-    return {name: state for name, state in states.items() if state.mtime_ns != finished[name].mtime_ns}
+    return {name: state for name, state in states.items() if state != finished[name].state}
 
 
 def select_shard(videos: Sequence[ManifestVideo], text: str) -> list[ManifestVideo]:
@@ -140,7 +141,7 @@ def select_shard(videos: Sequence[ManifestVideo], text: str) -> list[ManifestVid
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
         raise UsageError(f"shard {text!r} is not understood; write I/N with I from 1 to N, for example 1/4")
-    chosen = sorted(videos, key=lambda v: v.id)[int(index) - 1 :: int(count)]
+    chosen = sorted(videos, key=attrgetter("id"))[int(index) - 1 :: int(count)]
     if not chosen:
         raise UsageError(f"shard {text} of {len(videos)} videos is empty; take at most {len(videos)} shards")
     return chosen

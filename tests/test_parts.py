@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from extract.cache import VideoResult, open_cache, read_cache
 from extract.errors import DiskError, MismatchError, UnmaskError
 from extract.lock import Lock
-from extract.parts import FinishedVideo, PartStore
+from extract.parts import FileState, FinishedVideo, PartStore
 from tests.cache_data import SOFTWARE, as_manifest, hash_of, make_result, make_results, save
 from tests.fakes import make_fingerprint
 
@@ -84,8 +84,8 @@ def test_finished_videos_are_known_with_file_content_and_status(tmp_path: Path) 
         store.add(replace(later, record=replace(later.record, size=8, mtime_ns=10, sha256="cd")))
         store.flush()
         assert store.find_finished() == {
-            "a": FinishedVideo(7, 9, "ab", "OK"),
-            "b": FinishedVideo(8, 10, "cd", "NO_FACE"),
+            "a": FinishedVideo(FileState(7, 9), "ab", "OK"),
+            "b": FinishedVideo(FileState(8, 10), "cd", "NO_FACE"),
         }
 
 
