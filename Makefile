@@ -17,6 +17,8 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python -m bench.backbone
+	$(BIN)/python -m bench.extract
+	$(BIN)/python -m bench.cache
 
 # Made again when the dependencies change; a copy of the environment that is half installed never counts.
 .venv/.installed: pyproject.toml

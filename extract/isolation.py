@@ -137,6 +137,7 @@ class DecoderProcess:
             bufsize=0,
             start_new_session=True,  # Ctrl-C is for the parent, which ends its decoders itself
         )
+        self._selector.close()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
 

@@ -193,7 +193,7 @@ class Pipeline:
         """The clips of a video; what is neither decoding nor detecting counts as cropping."""
         detector = _TimedDetector(self._extractor.detector, times)
         clips = read_clips(source, self._extractor.clip_specs, detector)
-        while True:
+        while not self._closing.is_set():
             begun = time.perf_counter()
             elsewhere_s = source.waited_s + times.detect_s
             clip = next(clips, None)
