@@ -47,7 +47,7 @@ def main(videos: Path | None, detector: str, as_json: bool, network: str, rounds
     """Prints one JSON document; random weights, since they take the same time as trained ones.
 
     The peer reads every frame with OpenCV, runs MTCNN on each sampled one as it is, and torch eager on the crops of
-    one video at a time.
+    one video at a time; it neither hashes nor writes, which we do.
     """
     with TemporaryDirectory() as folder:
         backbone = Path(folder) / "backbone.onnx"
@@ -100,9 +100,12 @@ def time_alternately(runs: dict[str, Callable[[], dict[str, float]]], rounds: in
 
 
 def collect_videos(folder: Path | None, scratch: Path) -> list[Path]:
-    """The videos of a folder that have a face, or copies of the packaged footage."""
+    """The videos of a folder, or copies of the packaged footage."""
     if folder is not None:
-        return list_videos(folder)
+        found = list_videos(folder)
+        if not found:
+            raise click.ClickException(f"no video in {folder}; name a folder with videos of faces")
+        return found
     paths = [scratch / f"{number}.mp4" for number in range(COPIES)]
     for path in paths:
         shutil.copyfile(locate_footage(), path)

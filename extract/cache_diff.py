@@ -103,7 +103,9 @@ def diff_caches(path_a: Path, path_b: Path, tolerance: float = 0.0) -> CacheDiff
             fields=found.fields,
             shapes=found.shapes,
             largest={**found.largest, "features_deviations": found.measure_features(a, in_a)},
-            fingerprint=describe_difference(a.fingerprint.model_dump(), b.fingerprint.model_dump()),
+            fingerprint=describe_difference(
+                a.fingerprint.model_dump(), b.fingerprint.model_dump(), words=("A has", "B has")
+            ),
         )
 
 

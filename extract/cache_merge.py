@@ -95,6 +95,8 @@ def merge_caches(inputs: Sequence[Path], out: Path, overwrite: bool = False) -> 
     """Writes one cache with the videos of all inputs; the content is that of one run over all of them."""
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists already; choose another --out, or add --overwrite")
+    for path in (*inputs, out):
+        _require_assembled(path)
     tables, sources = [], []
     fingerprint: Fingerprint | None = None
     for path in dict.fromkeys(inputs):
@@ -112,6 +114,16 @@ def merge_caches(inputs: Sequence[Path], out: Path, overwrite: bool = False) -> 
     with open_cache(out) as cache:
         videos = cache.video_count
         return Merged(out, len(tables), videos, len(places) - videos, cache.content_sha256 or hash_content(cache))
+
+
+def name_parts(out: Path) -> Path:
+    """The folder in which an extraction gathers results until it writes `out`."""
+    return out.with_name(out.name + ".parts")
+
+
+def _require_assembled(path: Path) -> None:
+    if any(name_parts(path).glob("[0-9]*.h5")):
+        raise UsageError(f"{path} has newer results in {name_parts(path)}; let its `unmask extract` finish first")
 
 
 def _describe_input(cache: CacheFile) -> dict[str, Any]:

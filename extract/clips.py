@@ -72,8 +72,8 @@ class _Face:
 def read_clips(video: FrameSource, specs: ClipSpecs, detector: Detector) -> Iterator[Clip]:
     """Yields the main face of each clip, or all its faces by track, as the video is decoded.
 
-    Faces seen in too few frames of a clip are left out; a video without any other raises VideoError: NO_FACE where no
-    sampled frame shows one, else TOO_SHORT.
+    Faces seen in too few frames of a clip are left out; a video without any other raises VideoError: NO_FACE where
+    there are frames enough and none shows a face, else TOO_SHORT.
     """
     sampling = specs.sampling
     spans = sampling.cut_clips(video.facts.duration_s, video.facts.frames)

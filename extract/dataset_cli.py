@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from extract.options import AS_JSON
+
 LAYOUTS = ("auto", "folders", "celeb-df", "ffpp", "dfdc", "csv")
 SPLITS = ("official", "identity-disjoint", "none")
 
@@ -26,15 +28,18 @@ SPLITS = ("official", "identity-disjoint", "none")
 )
 @click.option("--compression", type=click.Choice(["raw", "c23", "c40"]), help="FaceForensics++: this one only.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def manifest_command(source: Path, layout: str, split: Any, compression: str | None, out: Path, as_json: bool) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it says something else.")
+@AS_JSON
+def manifest_command(
+    source: Path, layout: str, split: Any, compression: str | None, out: Path, overwrite: bool, as_json: bool
+) -> None:
     """List the videos of a dataset: SOURCE is its folder, one with Real/ and Fake/, or a CSV with path and label."""
     from extract.datasets.layouts import make_manifest
     from extract.datasets.listing import Choice
     from extract.manifest import write_manifest
 
     listing = make_manifest(source, layout, Choice(split, compression or ""))
-    write_manifest(out, listing.videos)
+    write_manifest(out, listing.videos, overwrite)
     if as_json:
         click.echo(json.dumps({"manifest": str(out), **listing.summarise()}))
     else:
@@ -49,7 +54,7 @@ def manifest_command(source: Path, layout: str, split: Any, compression: str | N
 @click.option(
     "--similarity", type=click.FloatRange(0, 1), help="Call features near duplicates from here on; default 0.85."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@AS_JSON
 def audit_command(manifest: Path, features: Path | None, similarity: float | None, as_json: bool) -> None:
     """Look for leaks across the splits of MANIFEST, in the cache FEATURES too where it is named: exit 1."""
     from rich.console import Console

@@ -80,6 +80,7 @@ class DecoderServer:
 
     def serve(self) -> None:
         """Runs until the parent closes its end."""
+        self._say({"ready": True})
         Thread(target=self._listen, daemon=True).start()
         video: Video | None = None
         while True:
@@ -123,10 +124,12 @@ class DecoderServer:
 
 
 def main() -> None:
-    """Serves on the standard streams; whatever a library prints goes to stderr."""
-    # Without backslash escapes a path that is no UTF-8 could not pass.
+    """Serves on the standard streams."""
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # All imports went well; what a library prints from now on, nobody reads.
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, sys.stdout.fileno())
+    os.dup2(silence, sys.stderr.fileno())
     DecoderServer(FrameBuffer(int(sys.argv[1])), sys.stdin, sink).serve()
 
 

@@ -16,7 +16,7 @@ from extract.backbones import Backbone
 WAITING_BYTES = 128 << 20
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     crops: NDArray[np.uint8]  # (n, S, S, 3)
     features: NDArray[np.float16]  # (n, D), filled bit by bit
@@ -71,12 +71,9 @@ class Embedder:
                 begun = time.perf_counter()
                 features = self._backbone.embed(np.concatenate([job.crops[rows] for job, rows in batch]))
                 self.busy_s += time.perf_counter() - begun
+                self._hand_out(batch, features.astype(np.float16))
             except Exception as error:
-                for job, _ in batch:
-                    if not job.future.done():
-                        job.future.set_exception(error)
-                continue
-            self._hand_out(batch, features.astype(np.float16))
+                self._give_up([job for job, _ in batch], error)
 
     def _take_batch(self) -> list[tuple[_Job, slice]]:
         """Rows of the jobs that came first, as many as a batch holds; nothing once it is closed."""
@@ -93,6 +90,17 @@ class Embedder:
                 if job.taken == len(job.crops):
                     self._jobs.popleft()
         return batch
+
+    def _give_up(self, jobs: list[_Job], error: Exception) -> None:
+        """Tells those who wait for some jobs what went wrong."""
+        with self._changed:
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_exception(error)
+                    self._bytes -= job.crops.nbytes
+                if job in self._jobs:
+                    self._jobs.remove(job)
+            self._changed.notify_all()
 
     def _hand_out(self, batch: list[tuple[_Job, slice]], features: NDArray[np.float16]) -> None:
         at = 0

@@ -71,14 +71,16 @@ class VideoError(UnmaskError):
         self.detail = detail
 
 
-def describe_difference(found: object, expected: object, path: str = "") -> list[str]:
+def describe_difference(
+    found: object, expected: object, path: str = "", words: tuple[str, str] = ("found", "expected")
+) -> list[str]:
     """Lists the leaves in which two JSON-like documents differ, as `path: found X, expected Y`."""
     if isinstance(found, dict) and isinstance(expected, dict):
         return [
             line
             for key in sorted({*found, *expected})
             for line in describe_difference(
-                found.get(key, "nothing"), expected.get(key, "nothing"), f"{path}.{key}" if path else str(key)
+                found.get(key, "nothing"), expected.get(key, "nothing"), f"{path}.{key}" if path else str(key), words
             )
         ]
-    return [] if found == expected else [f"{path}: found {found!r}, expected {expected!r}"]
+    return [] if found == expected else [f"{path}: {words[0]} {found!r}, {words[1]} {expected!r}"]

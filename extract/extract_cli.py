@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 @click.option("--tracks", type=click.Choice(["main", "all"]), default="main", show_default=True, help="Faces to keep.")
 @click.option("--retry", multiple=True, metavar="REASON", help="Redo videos of this status, such as TIMED_OUT.")
 @click.option("--rehash", is_flag=True, help="Know finished videos by content, not by size and time of the file.")
-@click.option("--part-s", type=float, default=60.0, show_default=True, help="Seconds of work a kill may cost.")
+@click.option("--part-s", type=float, default=60.0, show_default=True, help="How often finished videos are written.")
 @click.option("--decoders", type=click.IntRange(min=1), default=None, help="Decoder processes; default by processors.")
 @click.option(
-    "--decode-limit-s", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
+    "--decode-limit-s", type=click.FloatRange(min=0, max=3600, min_open=True), default=60.0, show_default=True,
     help="Longest wait for a frame, and for ten seconds of footage.",
 )  # fmt: skip
 @click.option("--shard", default=None, metavar="I/N", help="Only the I-th of N parts; join them with `cache merge`.")
@@ -70,7 +70,7 @@ def extract_command(
     if runner == "ray":
         from extract.ray_runner import RayRunner
 
-        run = RayRunner(ray_address, workers, device)
+        run = RayRunner(ray_address, workers, device, decoders)
     with track_videos("extracting") as watcher:
         done = extract_manifest(videos, extractor, out, RunConfig(part_s, redo, run), watcher)
     click.echo(json.dumps(_as_document(done)) if as_json else _describe(done))

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.errors import Reason, VideoError
+from extract.errors import Reason, UnmaskError, VideoError
 from extract.video import Frame, VideoFacts
 
 COMMAND = (sys.executable, "-m", "extract.decoder")
 LIMIT_S = 60.0
 SLOWEST_BYTES_PER_S = 10e6  # of a disk or a network, while a file's packets are counted
 CLIP_S = 10.0  # the footage that one limit is for
+START_S = 60.0  # Python and FFmpeg, on a machine that is busy
+MOST_PATIENCE_S = 3600.0  # whatever duration a file claims
 
 
 class IsolatedVideo:
@@ -61,13 +63,19 @@ class DecoderProcess:
         self._threads = threads
         self._process: subprocess.Popen[bytes] | None = None
         self._selector = selectors.DefaultSelector()
+        self._aborted = False
         self._frames = -1  # descriptor of the shared memory
         self._memory: mmap.mmap | None = None
         self._pending = b""  # the beginning of a message
 
     def open(self, path: Path) -> IsolatedVideo:
-        """Opens a file; raises VideoError for anything that is not a readable video."""
-        self._start()
+        """Opens a file; raises VideoError for anything that is not a readable video.
+
+        Raises UnmaskError where no decoder process can be started, which is no fault of the file.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._start()
         self._say({"open": os.fspath(path), "threads": self._threads}, path)
         patience_s = self._limit_s + _measure_size(path) / SLOWEST_BYTES_PER_S
         answer = self._hear(patience_s, path)
@@ -103,7 +111,8 @@ class DecoderProcess:
                 self.close()
 
     def abort(self) -> None:
-        """Kills the process from another thread; whoever reads from it gets a VideoError."""
+        """Kills the process from another thread, for good; whoever reads from it gets an error."""
+        self._aborted = True
         process = self._process
         if process is not None:
             process.kill()
@@ -111,41 +120,76 @@ class DecoderProcess:
     def close(self) -> None:
         """Ends the process, whatever it does."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            assert stream is not None  # both are pipes
-            stream.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                assert stream is not None  # all are pipes
+                stream.close()
         self._selector.close()
         self._memory = None
-        os.close(self._frames)
+        if self._frames >= 0:
+            os.close(self._frames)
+            self._frames = -1
 
     def _start(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            return
-        self.close()
-        self._frames = _create_memory()
+        if self._aborted:
+            raise UnmaskError("decoding was ended")
+        if sys.platform == "win32":
+            raise UnmaskError("videos are decoded in processes that need Linux or macOS; on Windows, use WSL")
+        try:
+            self._frames = _create_memory()
+            self._launch()
+        except OSError as error:
+            self.close()
+            raise UnmaskError(
+                f"no decoder process can be started: {error.strerror}; free some memory, raise `ulimit -n`, or take "
+                "fewer --decoders"
+            ) from error
+        self._await_start()
+
+    def _launch(self) -> None:
         self._pending = b""
+        # What this process imports, the other imports, and nothing that lies in the folder it is started in.
+        places = os.pathsep.join(place or os.getcwd() for place in sys.path)
         self._process = subprocess.Popen(  # noqa: S603 - our own module, and a number
             [*COMMAND, str(self._frames)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             pass_fds=[self._frames],
             bufsize=0,
+            env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": places},
             start_new_session=True,  # Ctrl-C is for the parent, which ends its decoders itself
         )
         self._selector.close()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
 
+    def _await_start(self) -> None:
+        """A process that does not start would fail every video there is."""
+        assert self._process is not None  # just launched
+        errors = self._process.stderr
+        assert errors is not None  # a pipe, which the process closes when it is ready
+        try:
+            self._hear(START_S, Path())
+        except VideoError as error:
+            said = (
+                errors.read().decode(errors="replace").strip().splitlines() if error.reason != Reason.TIMED_OUT else []
+            )
+            self.close()
+            raise UnmaskError(
+                f"the decoder process does not start: {said[-1] if said else error.detail}; run `unmask doctor`"
+            ) from error
+        errors.close()
+
     def _say(self, message: dict[str, Any], path: Path) -> None:
         assert self._process is not None  # started by `open`
         assert self._process.stdin is not None
+        rest = memoryview(json.dumps(message).encode() + b"\n")
         try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            while rest:  # a pipe takes what fits
+                rest = rest[self._process.stdin.write(rest) :]
         except OSError:
             self._explain_death(path)
 
@@ -153,12 +197,14 @@ class DecoderProcess:
         """The next message; a refusal is raised."""
         assert self._process is not None  # started by `open`
         assert self._process.stdout is not None
+        patience_s = min(patience_s, MOST_PATIENCE_S)
         deadline = time.monotonic() + patience_s
         while b"\n" not in self._pending:
             if not self._selector.select(max(0.0, deadline - time.monotonic())):
                 self.close()
                 raise VideoError(
-                    Reason.TIMED_OUT, f"the decoder gave no frame of {path} within {patience_s:.0f} s and was ended"
+                    Reason.TIMED_OUT,
+                    f"the decoder was ended: {path} took more time than its share of the footage allows",
                 )
             chunk = os.read(self._process.stdout.fileno(), 1 << 16)
             if not chunk:
@@ -174,8 +220,9 @@ class DecoderProcess:
     def _explain_death(self, path: Path) -> None:
         assert self._process is not None  # started by `open`
         code = self._process.wait()
-        self.close()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if self._process.stderr is None or self._process.stderr.closed:
+            self.close()
+        how = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
         raise VideoError(Reason.DECODER_CRASHED, f"the decoder died on {path} ({how})")
 
     def _copy(self, offset: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:

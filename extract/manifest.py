@@ -8,6 +8,7 @@ real video it was made from; a protocol names where the split comes from, such a
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,21 +67,37 @@ def read_manifest(path: Path) -> list[ManifestVideo]:
     return videos
 
 
-def write_manifest(path: Path, videos: Iterable[ManifestVideo]) -> None:
-    """Writes a manifest whose paths are relative to its own folder."""
-    home = path.resolve().parent
+def write_manifest(path: Path, videos: Iterable[ManifestVideo], overwrite: bool = True) -> None:
+    """Writes a manifest whose paths are relative to its own folder.
+
+    Without `overwrite`, a file that says something else is refused: people fill in groups by hand.
+    """
+    content = _format_manifest(path, videos)
+    if not overwrite and path.exists() and path.read_bytes() != content:
+        raise UsageError(f"{path} exists already and says something else; choose another --out, or add --overwrite")
+    with write_aside(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _format_manifest(path: Path, videos: Iterable[ManifestVideo]) -> bytes:
+    home = path.parent.resolve()
 
     @cache
     def relate(folder: Path) -> Path:
         # Folders are resolved, so that `..` means what it says; a link to a video keeps its own name.
         return Path(os.path.relpath(folder.resolve(), home))
 
-    with write_aside(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for video in videos:
-            relative = (relate(video.path.parent) / video.path.name).as_posix()
-            writer.writerow([relative, *(getattr(video, column) for column in COLUMNS[1:])])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for video in videos:
+        relative = (relate(video.path.parent) / video.path.name).as_posix()
+        writer.writerow([relative, *(getattr(video, column) for column in COLUMNS[1:])])
+    try:
+        return text.getvalue().encode()
+    except UnicodeEncodeError as error:
+        name = str(error.object)[: error.end].rpartition("\n")[2]
+        raise FormatError(f"{path} is written in UTF-8, which {name!r}... is not; rename that file") from error
 
 
 def list_videos(directory: Path) -> list[Path]:

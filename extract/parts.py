@@ -1,4 +1,4 @@
-"""An extraction in progress: finished videos in parts on disk, so that a killed run loses a minute at most."""
+"""An extraction in progress: finished videos in parts on disk, so that a kill costs about a minute of results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from extract.cache import VideoRecord, VideoResult, open_cache, read_fingerprint, require_fingerprint, write_cache
-from extract.cache_merge import SourceTable, find_last_priority, read_in_order
+from extract.cache_merge import SourceTable, find_last_priority, name_parts, read_in_order
 from extract.errors import MismatchError
 from extract.files import translate_os_errors
 from extract.lock import Lock, is_other_process
@@ -66,18 +66,19 @@ class PartStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.out = out
-        self._directory = out.with_name(out.name + ".parts")
+        self._directory = name_parts(out)
         self._fingerprint = fingerprint
         self._provenance = provenance
         self._part_s = part_s
         self._clock = clock
         self._pending: list[VideoResult] = []
         self._pending_bytes = 0
-        self._last_flush = clock()
+        self._last_flush = self._last_add = clock()
         self._check_fingerprints()
         with translate_os_errors(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)  # where nothing can be written, say so before the work
             self._lock = Lock(self._directory / "lock", f"fills {out}; let it finish, or choose another --out")
+        self._check_fingerprints()  # again: another run may have finished while this one waited for the lock
         self._remove_strays()
         self._touched: dict[str, FileState] = {}
         self._next_part = 1 + max((int(part.stem) for part in self._list_parts()), default=-1)
@@ -118,10 +119,14 @@ class PartStore:
         self._touched = dict(states)
 
     def add(self, result: VideoResult) -> None:
-        """Keeps one result; writes a part when a minute or 256 MiB have gathered."""
+        """Keeps one result; writes a part when a minute or 256 MiB have gathered, or results come slowly."""
         self._pending.append(result)
         self._pending_bytes += sum(c.features.nbytes for c in result.clips) + sum(s.crop.nbytes for s in result.samples)
-        if self._clock() - self._last_flush >= self._part_s or self._pending_bytes >= MOST_PENDING_BYTES:
+        now = self._clock()
+        waited_s, self._last_add = now - self._last_add, now
+        # After half a minute without a result the next one may take as long: this one must not wait for it.
+        due = now - self._last_flush >= self._part_s or waited_s >= self._part_s / 2
+        if due or self._pending_bytes >= MOST_PENDING_BYTES:
             self.flush()
 
     def flush(self) -> None:

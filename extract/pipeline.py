@@ -2,7 +2,7 @@
 
 A thread for each decoder process takes a video through detection and cropping, clip by clip; the crops of all videos
 meet in the embedder, which fills the backbone's batches. What waits between two stages is bounded in bytes, so that a
-fast stage stops for a slow one and memory does not grow with the length of a video or the number of videos.
+fast stage stops for a slow one. With the length of a video only its features grow (50 MB an hour and face at 2048-d).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
 
@@ -76,7 +77,7 @@ class Extractor:
 
 @dataclass
 class StageTimes:
-    """Seconds that the stages were at work, added up over their threads and processes."""
+    """Seconds that the stages were at work, added up over threads and processes, which may wait for each other."""
 
     decode_s: float = 0.0
     detect_s: float = 0.0
@@ -173,7 +174,7 @@ class Pipeline:
         picker = SamplePicker(video.id)
         status, detail, digest = OK, "", ""
         try:
-            digest = hash_file(video.path) if video.path.is_file() else ""
+            digest = _hash_video(video.path)
             source = _TimedSource(decoder.open(video.path), times)
             for clip in self._time_clips(source, times):
                 picker.add(clip.crops)
@@ -181,8 +182,6 @@ class Pipeline:
             detail = source.note
         except VideoError as error:
             status, detail = str(error.reason), error.detail
-        except OSError as error:
-            status, detail = str(Reason.DECODE_ERROR), f"{video.path} cannot be read: {error.strerror}"
         record = VideoRecord(
             id=video.id, size=state.size, mtime_ns=state.mtime_ns, sha256=digest, status=status, detail=detail,
             path="", label="", group="", pair="", dataset="", method="", split="", protocol="",
@@ -201,6 +200,14 @@ class Pipeline:
             if clip is None:
                 return
             yield clip
+
+
+def _hash_video(path: Path) -> str:
+    """sha256 of a file; nothing where there is none, which decoding will say better."""
+    try:
+        return hash_file(path) if path.is_file() else ""
+    except OSError as error:
+        raise VideoError(Reason.DECODE_ERROR, f"{path} cannot be read: {error.strerror}") from error
 
 
 def _keep_rows(clip: Clip) -> ClipRows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ from rich.progress import (
 
 from extract.results import OK, VideoRecord
 
+LINE_S = 60.0  # between two lines of a log
+
 
 class VideoProgress:
     """Takes each finished video; those without features are named with their reason."""
@@ -25,6 +28,7 @@ class VideoProgress:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
+        self._said_s = time.monotonic()
 
     def begin(self, todo: int, reused: int) -> None:
         """So many videos are to be done, so many are finished already."""
@@ -40,7 +44,13 @@ class VideoProgress:
             )
         self._progress.advance(self._task)
         speed = self._progress.tasks[0].speed
-        self._progress.update(self._task, rate=f"{speed:.1f}/s" if speed else "")
+        rate = f"{speed:.1f}/s" if speed else ""
+        self._progress.update(self._task, rate=rate)
+        now = time.monotonic()
+        if not self._progress.console.is_terminal and now - self._said_s >= LINE_S:
+            self._said_s = now
+            done = self._progress.tasks[0]
+            self._progress.console.print(f"{done.completed:.0f}/{done.total:.0f} {rate}", highlight=False)
 
 
 @contextmanager

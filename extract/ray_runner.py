@@ -7,15 +7,16 @@ dies costs the videos it had not finished; they go to another.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from extract.backbones import Backbone
 from extract.detectors import open_detector_of_spec
@@ -42,10 +43,11 @@ class Recipe:
     tracks: TrackSpec
     decode_limit_s: float
     device: Device
+    decoders: int | None
 
     @classmethod
-    def of(cls, extractor: Extractor, device: Device) -> Recipe:
-        """The recipe of an extractor."""
+    def of(cls, extractor: Extractor, device: Device, decoders: int | None) -> Recipe:
+        """The recipe of an extractor; without a number of decoders, each worker has one for every two processors."""
         detector = extractor.detector
         return cls(
             backbone=extractor.backbone.path.read_bytes(),
@@ -55,19 +57,22 @@ class Recipe:
             tracks=extractor.tracks,
             decode_limit_s=extractor.decode_limit_s,
             device=device,
+            decoders=decoders,
         )
 
-    def make_extractor(self) -> Extractor:
-        """Opens the networks on this machine."""
-        folder = Path(mkdtemp(prefix="unmask-"))
-        (folder / "backbone.onnx").write_bytes(self.backbone)
-        file = None
-        if self.detector is not None:
-            file = folder / "detector.onnx"
-            file.write_bytes(self.detector)
-        detector = open_detector_of_spec(self.detector_spec, file, self.device)
-        backbone = Backbone(folder / "backbone.onnx", self.device)
-        return Extractor(detector, backbone, self.sampling, self.tracks, decode_limit_s=self.decode_limit_s)
+    def make_extractor(self, processors: int) -> Extractor:
+        """Opens the networks on this machine, of which a worker has so many processors."""
+        with TemporaryDirectory(prefix="unmask-") as name:  # the files are in memory once they are open
+            folder = Path(name)
+            (folder / "backbone.onnx").write_bytes(self.backbone)
+            file = None
+            if self.detector is not None:
+                file = folder / "detector.onnx"
+                file.write_bytes(self.detector)
+            detector = open_detector_of_spec(self.detector_spec, file, self.device)
+            backbone = Backbone(folder / "backbone.onnx", self.device)
+        decoders = self.decoders or max(1, processors // 2)
+        return Extractor(detector, backbone, self.sampling, self.tracks, decoders, self.decode_limit_s)
 
 
 class Worker:
@@ -75,7 +80,9 @@ class Worker:
 
     def __init__(self, recipe: Recipe) -> None:
         self._busy = StageTimes()
-        self._pipeline = Pipeline(recipe.make_extractor(), self._busy)
+        resources: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+        share = resources.get("CPU", 1.0)
+        self._pipeline = Pipeline(recipe.make_extractor(math.ceil(share)), self._busy)
 
     def extract(self, videos: list[ManifestVideo]) -> Iterator[VideoResult | StageTimes]:
         """The results of some videos, and at last how long the stages have been at work since the beginning."""
@@ -95,10 +102,17 @@ class _Hand:
 class RayRunner:
     """A runner for `extract_manifest`; without an address, Ray runs on this machine for as long as the run lasts."""
 
-    def __init__(self, address: str | None = None, workers: int | None = None, device: Device = "auto") -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        workers: int | None = None,
+        device: Device = "auto",
+        decoders: int | None = None,
+    ) -> None:
         self._address = address
         self._workers = workers
         self._device = device
+        self._decoders = decoders
 
     def __call__(
         self, videos: Sequence[ManifestVideo], extractor: Extractor, busy: StageTimes
@@ -108,7 +122,10 @@ class RayRunner:
         if begun_here:
             self._begin()
         try:
-            yield from _Dealer(ray.put(Recipe.of(extractor, self._device)), self._count_workers(), videos, busy).run()
+            recipe = ray.put(Recipe.of(extractor, self._device, self._decoders))
+            cpus, gpus = _list_resource("CPU"), _list_resource("GPU") if self._device != "cpu" else []
+            workers = self._workers or int(sum(gpus)) or len(cpus)
+            yield from _Dealer(recipe, workers, _share_resources(cpus, gpus, workers), videos, busy).run()
         finally:
             if begun_here:
                 ray.shutdown()
@@ -116,25 +133,20 @@ class RayRunner:
     def _begin(self) -> None:
         options: dict[str, Any] = {} if self._address else {"include_dashboard": False}
         try:
-            ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            ray.init(self._address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UnmaskError(
                 f"no Ray cluster answers at {self._address or 'this machine'}: {error}; start one with `ray start`, "
                 "or leave --ray-address out"
             ) from error
 
-    def _count_workers(self) -> int:
-        if self._workers is not None:
-            return self._workers
-        gpus = _count_resource("GPU") if self._device != "cpu" else 0
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        return int(gpus) or sum(node["Alive"] for node in nodes)
-
 
 class _Dealer:
     """Keeps every worker busy, and replaces those that die."""
 
-    def __init__(self, recipe: Any, workers: int, videos: Sequence[ManifestVideo], busy: StageTimes) -> None:
+    def __init__(
+        self, recipe: Any, workers: int, share: dict[str, float], videos: Sequence[ManifestVideo], busy: StageTimes
+    ) -> None:
         self._recipe = recipe
         self._workers = min(workers, len(videos))
         self._waiting = deque(replace(video, path=video.path.resolve()) for video in videos)
@@ -143,7 +155,7 @@ class _Dealer:
         self._deaths = 0  # in a row, without a result between them
         self._busy = busy
         self._times: dict[Any, StageTimes] = {}
-        self._options = _share_resources(workers)
+        self._share = share
 
     def run(self) -> Iterator[VideoResult]:
         """The results as they come."""
@@ -164,7 +176,7 @@ class _Dealer:
             self._busy.add(times)
 
     def _hire(self) -> Any:
-        return ray.remote(Worker).options(**self._options).remote(self._recipe)
+        return ray.remote(Worker).options(**self._share).remote(self._recipe)
 
     def _deal(self, worker: Any) -> _Hand:
         """Gives a worker some videos; one that others died with is dealt alone."""
@@ -175,32 +187,34 @@ class _Dealer:
         answers = worker.extract.options(num_returns="streaming").remote(videos)
         return _Hand(worker, answers, {video.id: video for video in videos})
 
-    def _hear(self, hand: _Hand) -> VideoResult | RayActorError | None:
-        """The next result of a hand, or the worker's death, or nothing where the hand is finished."""
+    def _hear(self, hand: _Hand) -> VideoResult | RayError | None:
+        """The next result of a hand, or the loss of its worker, or nothing where the hand is finished."""
         while True:
             try:
                 answer = ray.get(next(hand.answers))
             except StopIteration:
                 return None
-            except RayActorError as error:
-                return error
             except RayTaskError as error:
                 if isinstance(error.cause, UnmaskError):
                     raise error.cause from error
                 raise UnmaskError(f"a Ray worker failed: {error.cause!r}") from error
+            except RayError as error:  # it died, or its node did, or Ray ended it for want of memory
+                return error
             self._deaths = 0
             if isinstance(answer, VideoResult):
                 del hand.videos[answer.record.id]
                 return answer
             self._times[hand.worker] = answer
 
-    def _put_back(self, hand: _Hand, death: RayActorError) -> Iterator[VideoResult]:
-        """Queues what a dead worker had not finished; a video that took several workers with it is given up."""
+    def _put_back(self, hand: _Hand, loss: RayError) -> Iterator[VideoResult]:
+        """Queues what a lost worker had not finished; a video that took several workers with it is given up."""
+        reason = " ".join(str(loss).split())[-300:]
+        if getattr(loss, "actor_init_failed", False):
+            raise UnmaskError(f"a Ray worker does not start: {reason}")
         self._deaths += 1
         if self._deaths > self._workers + TRIES:
-            raise UnmaskError(
-                f"{self._deaths} Ray workers died one after the other; the last: {' '.join(str(death).split())[-300:]}"
-            )
+            raise UnmaskError(f"{self._deaths} Ray workers died one after the other; the last: {reason}")
+        ray.kill(hand.worker)  # where only the way to it is lost, it would keep its processors
         for video in hand.videos.values():
             self._lost[video.id] += 1
             if self._lost[video.id] < TRIES:
@@ -219,15 +233,24 @@ def _give_up(video: ManifestVideo) -> VideoResult:
     return VideoResult(label_record(record, video))
 
 
-def _share_resources(workers: int) -> dict[str, float]:
-    """What each worker asks of the cluster: its share of the processors, and a GPU where there are enough."""
-    # A little less than the whole: what Ray itself has reserved must not keep the last worker waiting for ever.
+def _share_resources(cpus: Sequence[float], gpus: Sequence[float], workers: int) -> dict[str, float]:
+    """What each worker asks of the cluster, from the amounts of its nodes: equal shares that all fit."""
     return {
-        "num_cpus": round(0.9 * _count_resource("CPU") / workers, 2),
-        "num_gpus": min(1, int(_count_resource("GPU") / workers)),
+        # A little less than the whole: what Ray itself has reserved must not keep a worker waiting for ever.
+        "num_cpus": round(0.9 * fit_share(cpus, workers), 2),
+        "num_gpus": math.floor(1e4 * min(1.0, fit_share(gpus, workers))) / 1e4,
     }
 
 
-def _count_resource(name: str) -> float:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get(name, 0.0)
+def fit_share(amounts: Sequence[float], workers: int) -> float:
+    """The largest amount of which so many fit on nodes with these amounts, none across two; 0 without any."""
+    shares = {amount / count for amount in amounts for count in range(1, workers + 1)}
+    fitting = (share for share in shares if sum(int(a / share + 1e-9) for a in amounts) >= workers)
+    return max(fitting, default=0.0)
+
+
+def _list_resource(name: str) -> list[float]:
+    """How much of it each node of the cluster has, of those that have any."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    amounts = (node["Resources"].get(name, 0.0) for node in nodes if node["Alive"])
+    return [amount for amount in amounts if amount]

@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
@@ -52,7 +52,10 @@ class Redo:
         state = FileState.read(video.path)
         if not self.rehash or state.size != finished.state.size:
             return state != finished.state
-        return state.size >= 0 and hash_file(video.path) != finished.sha256
+        try:
+            return state.size >= 0 and hash_file(video.path) != finished.sha256
+        except OSError:
+            return True  # doing it again says why it cannot be read
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def _find_touched(
 def select_shard(videos: Sequence[ManifestVideo], text: str) -> list[ManifestVideo]:
     """The videos of shard `I/N`, 1/N to N/N: every N-th by id, so that shards are alike and none is left out."""
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UsageError(f"shard {text!r} is not understood; write I/N with I from 1 to N, for example 1/4")
     chosen = sorted(videos, key=attrgetter("id"))[int(index) - 1 :: int(count)]
     if not chosen:
@@ -151,7 +154,14 @@ def _describe_software(extractor: Extractor) -> dict[str, str]:
     packages = ("unmask", "av", "numpy", "opencv-python-headless")
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: _find_version(name) for name in packages},
         "backbone_provider": extractor.backbone.provider,
         "detector_provider": extractor.detector.provider,
     }
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # OpenCV comes under several names
+        return "unknown"

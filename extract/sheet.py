@@ -86,7 +86,10 @@ def find_video(cache: CacheFile, wanted: str) -> int:
 def require_same_file(path: Path, record: VideoRecord) -> None:
     """Refuses a file that is gone or has changed since its features were taken."""
     if not path.is_file():
-        raise UsageError(f"the file of {record.id} is not there any more: {path}; put it back to look at it")
+        raise UsageError(
+            f"the file of {record.id} is not at {path.resolve()}; go to the folder in which `unmask extract` ran, or "
+            "put the file back"
+        )
     state = path.stat()
     if (state.st_size, state.st_mtime_ns) == (record.size, record.mtime_ns):
         return
@@ -107,7 +110,7 @@ def choose_lines(clips: Sequence[ClipRows]) -> list[Line]:
     """The rows of a sheet: every track of an even choice of clip spans, and an even choice of their frames."""
     spans = [list(tracks) for _, tracks in groupby(clips, key=lambda clip: clip.start_s)]
     chosen = np.arange(len(spans))
-    for count in range(len(spans), 0, -1):
+    for count in range(min(len(spans), MOST_ROWS), 0, -1):
         chosen = choose_evenly(len(spans), count)
         if sum(len(spans[i]) for i in chosen) <= MOST_ROWS:
             break

@@ -137,7 +137,7 @@ def _draw_tag(picture: Picture, text: str, left: int, top: int, colour: Colour) 
 def _write(picture: Picture, text: str, left: int, base: int, scale: float, colour: Colour, weight: int = 1) -> None:
     """Text that is cut short where the picture ends."""
     fits = text
-    while fits and left + _measure_text(fits, scale, weight) > picture.shape[1] - 4:
+    while fits not in ("", "...") and left + _measure_text(fits, scale, weight) > picture.shape[1] - 4:
         fits = fits[: -1 if fits is text else -4] + "..."
     cv2.putText(picture, fits, (left, base), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, weight, cv2.LINE_AA)
 

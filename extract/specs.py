@@ -43,7 +43,7 @@ class SamplingSpec(Spec):
     def parse(cls, text: str, clips: int | None = None) -> SamplingSpec:
         """Reads `even:COUNT`; `clips` fixes the number of clips a video."""
         kind, _, count = text.partition(":")
-        if kind != "even" or not count.isdigit() or int(count) < 1:
+        if kind != "even" or not count.isdecimal() or int(count) < 1:
             raise UsageError(f"sampling {text!r} is not understood; write even:COUNT, for example even:32")
         return cls(count=int(count), clips=clips, min_frames=min(4, int(count)))
 

@@ -93,20 +93,24 @@ class Video:
             if shown is not None:
                 until = int(np.searchsorted(instants, following.time_s, side="left"))
                 if until > done:
-                    yield slice(done, until), self._convert(shown, plan, done)
+                    yield slice(done, until), self._convert(shown, plan, slice(done, until))
                     done = until
                 if done == len(instants):
                     return
             shown = following
+        if shown is None and plan is not None:
+            raise _MissedError
         if shown is None:
             note = self.note or "the decoder gave none"
             raise VideoError(Reason.DECODE_ERROR, f"no frame of {self.path} can be decoded ({note})")
-        yield slice(done, len(instants)), self._convert(shown, plan, done)
+        yield slice(done, len(instants)), self._convert(shown, plan, slice(done, len(instants)))
 
-    def _convert(self, shown: _Shown, plan: ReadingPlan | None, instant: int) -> Frame:
-        """The picture for an instant; raises _MissedError where the plan led to another one."""
-        if plan is not None and (shown.raw.is_corrupt or abs(shown.time_s - plan.on_screen_s[instant]) > 1e-6):
-            raise _MissedError
+    def _convert(self, shown: _Shown, plan: ReadingPlan | None, served: slice) -> Frame:
+        """The picture for some instants; raises _MissedError where the plan wanted another one for any of them."""
+        if plan is not None:
+            late_s = np.abs(plan.on_screen_s[served] - shown.time_s)
+            if shown.raw.is_corrupt or late_s.max(initial=0.0) > 1e-6:
+                raise _MissedError
         return _convert(shown, self.path)
 
     def _decode(self, plan: ReadingPlan | None) -> Iterator[_Shown]:
@@ -285,6 +289,8 @@ def _convert(shown: _Shown, path: Path) -> Frame:
     raw = shown.raw
     try:
         width = max(1, round(raw.width * shown.pixel_ratio))
+        if width * raw.height > MOST_PIXELS:
+            raise ValueError(f"{width}x{raw.height} square pixels, at most {MOST_PIXELS} are read")
         rgb = raw.to_ndarray(format="rgb24", width=width, height=raw.height, interpolation="AREA")
     except (FFmpegError, ValueError, MemoryError) as error:
         raise VideoError(Reason.DECODE_ERROR, f"a frame of {path} cannot be converted: {error}") from error

@@ -356,7 +356,7 @@ def test_caches_of_other_backbones_are_compared_and_the_fields_said(tmp_path: Pa
     result = run("diff", *paths)
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
-        "fingerprint: backbone.trained: found True, expected False",
+        "fingerprint: backbone.trained: A has True, B has False",
         "1 videos in both: equal within 0",
     ]
 
@@ -419,3 +419,12 @@ def test_failures_are_listed_beside_the_cache_sorted_by_id(tmp_path: Path) -> No
 def test_where_all_is_well_the_list_of_failures_is_its_header(tmp_path: Path) -> None:
     path = write_failures(tmp_path / "celeb.h5", [make_result("a", [5]).record])
     assert (path.name, path.read_text(encoding="utf-8")) == ("celeb-failures.csv", "id,path,status,detail\n")
+
+
+def test_a_cache_with_newer_results_in_parts_is_not_merged(tmp_path: Path) -> None:
+    save(tmp_path / "a.h5", [make_result("a", [5])])
+    (tmp_path / "a.h5.parts").mkdir()
+    save(tmp_path / "a.h5.parts" / "000001.h5", [make_result("b", [5])])
+    done = run("merge", tmp_path / "a.h5", "--out", tmp_path / "all.h5")
+    assert done.exit_code == 2
+    assert "has newer results in" in done.output

@@ -61,6 +61,8 @@ def test_who_brings_too_much_has_to_wait(backbone: Backbone) -> None:
 
     thread = threading.Thread(target=bring)
     thread.start()
+    while len(submitted) < 3:
+        time.sleep(0.01)
     time.sleep(0.2)
     assert submitted == [0, 1, 2]
     slow.go_on.set()
@@ -78,7 +80,7 @@ def test_one_clip_larger_than_the_bound_still_passes(backbone: Backbone) -> None
 def test_an_error_of_the_backbone_reaches_whoever_waits(backbone: Backbone) -> None:
     embedder = Embedder(backbone)
     with pytest.raises(Exception, match="expects uint8"):
-        embedder.submit(np.zeros((3, 16, 16, 3), np.uint8)).result(timeout=10)
+        embedder.submit(np.zeros((40, 16, 16, 3), np.uint8)).result(timeout=10)
     assert embedder.submit(make_crops(3, 0)).result(timeout=10).shape == (3, 8)
     embedder.close()
 
@@ -87,7 +89,7 @@ def test_closing_cancels_what_waits(backbone: Backbone) -> None:
     slow = SlowBackbone(backbone)
     embedder = Embedder(slow)  # type: ignore[arg-type]
     futures = [embedder.submit(make_crops(20, seed)) for seed in range(5)]
-    threading.Timer(0.1, slow.go_on.set).start()
+    futures[-1].add_done_callback(lambda _: slow.go_on.set())  # the backbone goes on when the last is cancelled
     embedder.close()
     with pytest.raises(CancelledError):
         futures[-1].result(timeout=0)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract import isolation
-from extract.errors import Reason, VideoError
+from extract.errors import Reason, UnmaskError, VideoError
 from extract.isolation import DecoderProcess, IsolatedVideo
 from extract.video import Video, open_video
 from tests.media import carphone, carphone_frames, numbered_frames, read_number, write_audio, write_video
@@ -85,7 +85,7 @@ def test_a_file_that_crashes_the_decoder_has_that_status_and_the_next_is_read(
     tmp_path: Path, faulty: DecoderProcess
 ) -> None:
     path = write_video(tmp_path / "crash.mp4", numbered_frames(20))
-    with pytest.raises(VideoError, match=r"the decoder died on .*crash.mp4 \(signal SIGSEGV\)") as caught:
+    with pytest.raises(VideoError, match=r"died on .*crash.mp4 \(signal 11, Segmentation fault\)") as caught:
         read_all(faulty.open(path), [0.1, 0.3, 0.5, 0.7])
     assert caught.value.reason == Reason.DECODER_CRASHED
     assert len(read_all(faulty.open(write_video(tmp_path / "v.mp4", numbered_frames(20))), [0.1, 0.3, 0.5, 0.7])) == 4
@@ -96,17 +96,40 @@ def test_a_file_that_hangs_the_decoder_has_that_status_and_the_next_is_read(
 ) -> None:
     path = write_video(tmp_path / "hang.mp4", numbered_frames(20))
     begun = time.monotonic()
-    with pytest.raises(VideoError, match=r"gave no frame of .*hang.mp4 within") as caught:
+    with pytest.raises(VideoError, match=r"the decoder was ended: .*hang.mp4 took more time") as caught:
         read_all(faulty.open(path), [0.1, 0.3, 0.5, 0.7])
     assert time.monotonic() - begun < 10
     assert caught.value.reason == Reason.TIMED_OUT
     assert len(read_all(faulty.open(write_video(tmp_path / "v.mp4", numbered_frames(20))), [0.1, 0.3, 0.5, 0.7])) == 4
 
 
-def test_a_process_that_cannot_start_is_a_crash_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
-    with pytest.raises(VideoError, match=r"exit code 3"):
+def test_a_process_that_cannot_start_is_no_fault_of_the_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", "import no_such_package"))
+    with pytest.raises(UnmaskError, match=r"does not start: ModuleNotFoundError: .*no_such_package") as caught:
         DecoderProcess().open(carphone())
+    assert not isinstance(caught.value, VideoError)
+
+
+def test_files_of_the_working_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "av.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    decoder = DecoderProcess()
+    assert decoder.open(carphone()).facts.frames == 120
+    decoder.close()
+
+
+def test_a_file_that_claims_ages_is_read_with_a_bounded_patience(tmp_path: Path, decoder: DecoderProcess) -> None:
+    times = [*range(0, 440, 40), 10**12]
+    video = decoder.open(write_video(tmp_path / "v.mkv", numbered_frames(12), times_ms=times))
+    assert video.facts.duration_s > 1e8
+    assert len(read_all(video, [0.1, 0.3, 5.0])) == 3
+
+
+def test_a_decoder_that_was_aborted_does_not_start_again() -> None:
+    decoder = DecoderProcess()
+    decoder.abort()
+    with pytest.raises(UnmaskError, match="decoding was ended"):
+        decoder.open(carphone())
 
 
 ORPHAN = """

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.errors import FormatError, UnmaskError, UsageError
 from extract.manifest import ManifestVideo, read_manifest, write_manifest
+from unmask import main
 
 
 def touch(path: Path) -> Path:
@@ -88,3 +90,23 @@ def test_a_manifest_reads_back_what_was_written(
     ]
     write_manifest(folder / "v.csv", videos)
     assert read_manifest(folder / "v.csv") == videos
+
+
+def test_a_manifest_that_was_completed_by_hand_is_not_overwritten(tmp_path: Path) -> None:
+    touch(tmp_path / "Real/a.mp4")
+    touch(tmp_path / "Fake/b.mp4")
+    command = ["manifest", str(tmp_path), "--out", str(tmp_path / "v.csv")]
+    assert [CliRunner().invoke(main, command).exit_code for _ in range(2)] == [0, 0]
+    by_hand = (tmp_path / "v.csv").read_text().replace("fake,,", "fake,,anna")
+    (tmp_path / "v.csv").write_text(by_hand)
+    refused = CliRunner().invoke(main, command)
+    assert (refused.exit_code, (tmp_path / "v.csv").read_text()) == (2, by_hand)
+    assert "exists already and says something else" in refused.output
+    assert CliRunner().invoke(main, [*command, "--overwrite"]).exit_code == 0
+
+
+def test_a_name_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    videos = [ManifestVideo("x", tmp_path / "caf\udce9.mp4", "real")]
+    with pytest.raises(FormatError, match=r"caf.*udce9.* is not; rename that file"):
+        write_manifest(tmp_path / "v.csv", videos)
+    assert not list(tmp_path.iterdir())

@@ -222,7 +222,7 @@ while True:
 
 def test_a_run_killed_at_any_moment_is_continued_by_the_next(tmp_path: Path) -> None:
     out, results = tmp_path / "f.h5", make_results(40)
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(len(str(tmp_path)))
     for _ in range(2):
         with subprocess.Popen(
             [sys.executable, "-c", ENDLESS_RUN, str(out)], cwd=ROOT, stdout=subprocess.PIPE
@@ -244,3 +244,12 @@ def test_a_run_killed_at_any_moment_is_continued_by_the_next(tmp_path: Path) -> 
 def test_what_was_assembled_is_read_whole(tmp_path: Path) -> None:
     assemble(tmp_path / "f.h5", make_results(5)[::-1])
     assert [record.id for record in read_cache(tmp_path / "f.h5").videos] == ["000", "001", "002", "003", "004"]
+
+
+def test_results_that_come_slowly_are_written_at_once(tmp_path: Path) -> None:
+    times = iter([0.0, 1.0, 2.0, 40.0])
+    results = make_results(3)
+    with PartStore(tmp_path / "f.h5", make_fingerprint(), SOFTWARE, 60.0, lambda: next(times, 41.0)) as store:
+        for result in results:
+            store.add(result)
+        assert set(store.find_finished()) == {result.record.id for result in results}

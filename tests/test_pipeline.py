@@ -129,4 +129,4 @@ def test_a_pipeline_ends_in_the_middle_of_its_work(tmp_path: Path, extractor: Ex
     next(pipeline.run([ManifestVideo(path.name, path, "real") for path in paths]))
     begun = time.monotonic()
     pipeline.close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30

@@ -6,10 +6,14 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extract.backbones import Backbone
 from extract.cache import hash_content, open_cache
@@ -17,7 +21,7 @@ from extract.errors import UnmaskError
 from extract.manifest import ManifestVideo
 from extract.mtcnn import open_mtcnn
 from extract.pipeline import Extractor
-from extract.ray_runner import RayRunner
+from extract.ray_runner import RayRunner, _Dealer, fit_share
 from extract.results import VideoRecord
 from extract.run import RunConfig, extract_manifest
 from tests.fakes import make_tiny_backbone
@@ -67,14 +71,15 @@ class Killer:
 
 
 def find_worker() -> int:
-    """The process of some extraction worker."""
+    """The worker process that started last: it is of this run."""
+    begun: dict[int, int] = {}
     for process in Path("/proc").iterdir():
-        try:
+        with suppress(OSError):
             if process.name.isdigit() and (process / "cmdline").read_bytes().startswith(b"ray::Worker"):
-                return int(process.name)
-        except OSError:
-            continue
-    raise AssertionError("no worker runs")
+                begun[int(process.name)] = int(
+                    (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+                )
+    return max(begun, key=begun.__getitem__)
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +100,20 @@ def test_ray_fills_the_same_cache(
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the worker in /proc")
 def test_a_killed_worker_costs_only_what_it_had_not_finished(
-    tmp_path: Path, videos: list[ManifestVideo], extractor: Extractor, expected: str
+    tmp_path: Path, videos: list[ManifestVideo], extractor: Extractor, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killer = Killer()
+    hired: list[Any] = []
+    hire = _Dealer._hire
+
+    def count_hire(dealer: _Dealer) -> Any:
+        hired.append(hire(dealer))
+        return hired[-1]
+
+    monkeypatch.setattr(_Dealer, "_hire", count_hire)
     config = RunConfig(runner=RayRunner(workers=2, device="cpu"))
     extract_manifest(videos, extractor, tmp_path / "f.h5", config, killer)
-    assert killer.killed
+    assert len(hired) == 3  # two, and one in the place of the dead
     assert sorted(killer.done) == sorted(video.id for video in videos)
     assert hash_of(tmp_path / "f.h5") == expected
 
@@ -109,7 +122,7 @@ def test_workers_that_cannot_start_end_the_run(
     tmp_path: Path, videos: list[ManifestVideo], extractor: Extractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extractor.detector, "spec", extractor.detector.spec.model_copy(update={"package": "mtcnn==0"}))
-    with pytest.raises(UnmaskError, match=r"Ray workers died one after the other; the last: .*mtcnn==0"):
+    with pytest.raises(UnmaskError, match=r"a Ray worker does not start: .*mtcnn==0"):
         list(RayRunner(workers=1, device="cpu")(videos, extractor, type("T", (), {})()))
 
 
@@ -123,3 +136,11 @@ def test_a_cluster_that_does_not_answer_is_said(
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(UnmaskError, match=r"no Ray cluster answers at 192.0.2.1:6379: refused; start one"):
         list(RayRunner("192.0.2.1:6379")(videos, extractor, None))  # type: ignore[arg-type]
+
+
+@given(amounts=st.lists(st.integers(1, 64).map(float), min_size=1, max_size=6), workers=st.integers(1, 20))
+def test_shares_fit_on_nodes_of_any_size(amounts: list[float], workers: int) -> None:
+    share = fit_share(amounts, workers)
+    assert sum(int(amount / share + 1e-9) for amount in amounts) >= workers
+    assert share >= sum(amounts) / workers / 2 or share >= max(amounts) / workers
+    assert fit_share([], workers) == 0

@@ -126,6 +126,13 @@ def test_rehash_knows_files_by_content(tmp_path: Path, dataset: list[ManifestVid
     assert run(dataset, tmp_path / "f.h5", extractor, Redo(rehash=True)) == ["0.mp4"]
 
 
+def test_rehash_of_a_file_that_cannot_be_read_does_it_again(tmp_path: Path, extractor: Extractor) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    videos = [ManifestVideo("folder.mp4", tmp_path / "folder.mp4", "real")]
+    run(videos, tmp_path / "f.h5", extractor)
+    assert run(videos, tmp_path / "f.h5", extractor, Redo(rehash=True)) == ["folder.mp4"]
+
+
 def test_an_interrupted_run_keeps_what_it_has(
     tmp_path: Path, dataset: list[ManifestVideo], extractor: Extractor
 ) -> None:

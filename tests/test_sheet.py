@@ -22,7 +22,7 @@ from extract.errors import MismatchError, UsageError
 from extract.files import hash_file
 from extract.results import ClipRows, VideoRecord, VideoResult
 from extract.sheet import MOST_CELLS, MOST_ROWS, choose_evenly, choose_lines, make_sheet, read_cells
-from extract.sheet_picture import WIDTH_PX, choose_colour
+from extract.sheet_picture import WIDTH_PX, Mark, choose_colour, draw_thumbnail
 from extract.specs import SamplingSpec, TrackSpec
 from extract.video import open_video
 from tests.conftest import FACE
@@ -142,7 +142,7 @@ def test_a_video_without_features_is_refused_with_its_reason(tmp_path: Path) -> 
 def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
     cache, path = cache_video(tmp_path)
     path.unlink()
-    with pytest.raises(UsageError, match=r"the file of a/talk.mp4 is not there any more"):
+    with pytest.raises(UsageError, match=r"the file of a/talk.mp4 is not at"):
         make_sheet(cache, "a/talk.mp4", tmp_path / "s.png")
 
 
@@ -183,3 +183,9 @@ def test_the_command_refuses_more_arguments_than_two_and_a_sheet_that_is_no_png(
     assert (many.exit_code, "found 3 arguments" in many.stderr) == (2, True)
     jpeg = show("b.mp4", "--out", "s.jpg")
     assert (jpeg.exit_code, "name it s.png" in jpeg.stderr) == (2, True)
+
+
+def test_a_frame_as_narrow_as_a_line_is_drawn() -> None:
+    box = np.array([0, 0, 9, 9], np.float32)
+    picture = draw_thumbnail(np.zeros((1000, 20, 3), np.uint8), [Mark(12, box, own=True)])
+    assert picture.shape[0] > picture.shape[1] > 0

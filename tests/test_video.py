@@ -76,6 +76,11 @@ def test_wide_pixels_are_made_square(tmp_path: Path) -> None:
     assert frame.rgb.shape == (48, 85, 3)
 
 
+def test_pixels_so_wide_that_the_picture_is_too_large_are_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mkv", numbered_frames(5, 64, 4096), sample_aspect=Fraction(1000, 1))
+    assert_reason(path, Reason.DECODE_ERROR)
+
+
 def test_ten_bit_video_is_read(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", numbered_frames(5), pixel_format="yuv420p10le")
     assert read_numbers(open_video(path), [0.1]) == [2]

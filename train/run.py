@@ -188,8 +188,12 @@ def _describe_overlap(split: SplitRecord) -> str:
     if split.folds is None:
         del judged["videos in folds"]
     seen = " and ".join(
-        f"{number} of {count.real + count.fake} {name}" for name, (number, count) in judged.items() if count.real
+        f"{number} of {count.real + count.fake} {name}"
+        for name, (number, count) in judged.items()
+        if count.real + count.fake
     )
+    if not seen:
+        return f"{origin} divides {divided} between training and validation"
     return f"{origin} divides {divided}: {seen} show a person or come from a clip that training or validation has seen"
 
 

@@ -63,15 +63,15 @@ def assign_splits(given: Sequence[str], labels: NDArray[np.int64], groups: NDArr
     """Keeps the splits that are given and makes the ones that are missing, by group, stratified by label.
 
     `given` holds train, val, test or nothing for each video. Test and validation are drawn from the videos without
-    a split and the rest of those trains; where every video has one but none is for validation, whole groups
-    of the training videos become it. A test split is never drawn from videos that were given for training.
+    a split and the rest of those trains; where these cannot give validation videos of both classes, whole groups of
+    all training videos become it. A test split is never drawn from videos that were given for training.
     """
     split = np.array(given, dtype="U5")
     _follow_group(split, groups)
     missing = [name for name in ("test", "val") if not (split == name).any()]
     pool = np.flatnonzero(split == "")
-    if not pool.size:
-        pool = np.flatnonzero(split == "train")
+    if not pool.size or ("test" not in missing and not _has_both(labels[pool])):
+        pool = np.flatnonzero((split == "train") | (split == ""))
         missing = [name for name in missing if name == "val"]
     complete = all(given) and not missing
     protocol: Protocol = "manifest" if complete else "mixed" if any(given) else "group"

@@ -38,8 +38,9 @@ def scan_celeb_df(directory: Path, choice: Choice) -> Listing:
     if not is_celeb_df(directory):
         raise UsageError(f"{directory} has neither Celeb-real/ nor Celeb-synthesis/, which the layout celeb-df wants")
     videos = _list_by_name(directory)
-    named = _read_test_list(directory / TEST_LIST) if (directory / TEST_LIST).is_file() else {}
-    if choice.split == "official" and not named:
+    wanted = choice.split == "official"  # the other choices need no list, and none can disturb them
+    named = _read_test_list(directory / TEST_LIST) if wanted and (directory / TEST_LIST).is_file() else {}
+    if wanted and not named:
         raise UsageError(
             f"{directory} has no {TEST_LIST} with entries, which names the test videos; put it there, beside "
             "Celeb-real/, or list the videos without a split with --split none"
