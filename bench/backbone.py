@@ -6,8 +6,8 @@ import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.footage import footage_options, read_footage
+from bench.turns import measure, take_turns
 from extract.backbone_files import Network, embed_eagerly, load_network, make_backbone
 from extract.backbones import BATCH, Backbone, measure_feature_error
 
@@ -78,16 +79,9 @@ def count_gflop(network: Network) -> float:
 
 
 def time_alternately(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each run; they take turns, so that a busy moment of the machine hits all alike."""
-    for run in runs.values():
-        run()  # warms up
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            begun = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    """Median seconds of each run."""
+    turns = take_turns({name: partial(measure, run) for name, run in runs.items()}, rounds)
+    return {name: statistics.median(seconds for seconds, _ in taken) for name, taken in turns.items()}
 
 
 if __name__ == "__main__":

@@ -9,16 +9,17 @@ import random
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import numpy as np
 
+from bench.turns import measure
 from extract.cache import ClipRows, SamplePicker, VideoRecord, VideoResult, open_cache
 from extract.cache_verify import verify_cache
 from extract.manifest import ManifestVideo
@@ -28,7 +29,6 @@ from extract.specs import BackboneSpec, DetectorSpec, Fingerprint
 
 ROWS = 32
 CROP_PX = 32
-T = TypeVar("T")
 
 
 @click.command()
@@ -193,13 +193,6 @@ def make_fingerprint(dim: int) -> Fingerprint:
         name="none", sha256="0" * 64, weights="none", weights_sha256="0" * 64, dim=dim, crop_px=CROP_PX, trained=False
     )
     return Fingerprint(backbone=backbone, detector=DetectorSpec(kind="mtcnn", name="none", package="none"))
-
-
-def measure(work: Callable[[], T]) -> tuple[float, T]:
-    """Seconds that some work takes, and what it gives."""
-    started = time.perf_counter()
-    found = work()
-    return time.perf_counter() - started, found
 
 
 def read_peak_mib() -> int:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.footage import footage_options
+from bench.turns import measure, take_turns
 from extract.backbone_files import Network, embed_eagerly, load_network, make_backbone
 from extract.backbones import Backbone
 from extract.clips import Clip, read_clips
@@ -28,7 +29,7 @@ from extract.demo_clips import locate_footage
 from extract.detectors import Detections, Detector, open_detector
 from extract.errors import VideoError
 from extract.manifest import ManifestVideo, list_videos
-from extract.pipeline import Extractor
+from extract.pipeline import Extractor, StageTimes, TimedDetector
 from extract.run import extract_manifest
 from extract.specs import CropSpec, SamplingSpec, TrackSpec
 from extract.video import Frame, VideoFacts, open_video
@@ -86,16 +87,10 @@ def main(videos: Path | None, detector: str, as_json: bool, network: str, rounds
 
 
 def time_alternately(runs: dict[str, Callable[[], dict[str, float]]], rounds: int) -> dict[str, dict[str, float]]:
-    """Medians of what each run says it took; they take turns, after one turn to warm up."""
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            seconds = run()
-            if number:
-                taken[name].append(seconds)
+    """Medians of what each run says it took."""
     return {
         name: {part: statistics.median(turn[part] for turn in turns) for part in turns[0]}
-        for name, turns in taken.items()
+        for name, turns in take_turns(runs, rounds).items()
     }
 
 
@@ -115,11 +110,10 @@ def collect_videos(folder: Path | None, scratch: Path) -> list[Path]:
 def run_ours(paths: Sequence[Path], extractor: Extractor, scratch: Path) -> dict[str, float]:
     """Seconds of a whole extraction, with hashing, writing and the start of the decoders."""
     out = scratch / "out" / "features.h5"
-    begun = time.perf_counter()
-    extract_manifest([ManifestVideo(str(path), path, "real") for path in paths], extractor, out)
-    taken = time.perf_counter() - begun
+    videos = [ManifestVideo(str(path), path, "real") for path in paths]
+    taken_s, _ = measure(lambda: extract_manifest(videos, extractor, out))
     shutil.rmtree(out.parent)
-    return {"wall": taken}
+    return {"wall": taken_s}
 
 
 def run_stages(paths: Sequence[Path], extractor: Extractor) -> dict[str, float]:
@@ -133,11 +127,11 @@ def run_stages(paths: Sequence[Path], extractor: Extractor) -> dict[str, float]:
             continue
         finally:
             seconds["decode"] += time.perf_counter() - begun
-        detector = TimedDetector(extractor.detector)
+        times = StageTimes()
         begun = time.perf_counter()
-        clips = read_patiently(source, extractor, detector)
-        seconds["crop"] += time.perf_counter() - begun - detector.seconds
-        seconds["detect"] += detector.seconds
+        clips = read_patiently(source, extractor, TimedDetector(extractor.detector, times))
+        seconds["crop"] += time.perf_counter() - begun - times.detect_s
+        seconds["detect"] += times.detect_s
         begun = time.perf_counter()
         for clip in clips:
             extractor.backbone.embed(clip.crops)
@@ -173,22 +167,6 @@ class Decoded:
     def read_at(self, instants: NDArray[np.float64]) -> Iterator[tuple[slice, Frame]]:
         """The frames, whatever the instants: they are those it was made for."""
         return iter(self.frames)
-
-
-class TimedDetector:
-    """A detector that counts its own time."""
-
-    def __init__(self, detector: Detector) -> None:
-        self.spec, self.provider, self.path = detector.spec, detector.provider, detector.path
-        self.seconds = 0.0
-        self._detector = detector
-
-    def detect(self, frames: NDArray[np.uint8]) -> list[Detections]:
-        """Faces of each RGB frame of a batch (N, H, W, 3)."""
-        begun = time.perf_counter()
-        found = self._detector.detect(frames)
-        self.seconds += time.perf_counter() - begun
-        return found
 
 
 class PeerRun:

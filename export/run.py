@@ -19,6 +19,7 @@ from extract.backbones import Backbone
 from extract.detector_files import find_detector_file
 from extract.detectors import open_detector_of_spec
 from extract.specs import DetectorSpec, require_same
+from extract.versions import read_versions
 from train.checkpoint import Run, load_head, load_run
 
 PRESET = "security"
@@ -114,5 +115,5 @@ def _describe_software(model: FusedModel) -> dict[str, Any]:
     return {
         "provider": model.provider,
         "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {"python": platform.python_version(), **read_versions(packages)},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ FORMAT = "unmask-backbone/1"
 KEY = "unmask.backbone"
 BATCH = 16  # ResNeXt-50 on a CPU is no faster beyond, and memory grows
 CUDA_BATCH = 64  # not measured: no GPU was at hand, and 16 crops are little work for one
+
+Real = TypeVar("Real", np.float32, np.float64)
 
 
 class Backbone:
@@ -59,9 +62,12 @@ def measure_typical_error(found: NDArray[np.float32], expected: NDArray[np.float
 
 
 def _compare_features(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
-    deviation = expected.std(axis=0)
-    floor = max(float(deviation.mean()) / 100, 1e-12)
-    return np.asarray(np.abs(found - expected) / np.maximum(deviation, floor), np.float32)
+    return np.asarray(np.abs(found - expected) / raise_small(expected.std(axis=0)), np.float32)
+
+
+def raise_small(deviation: NDArray[Real]) -> NDArray[Real]:
+    """Standard deviations (D,) to measure differences in; none below a hundredth of their mean."""
+    return np.maximum(deviation, max(float(deviation.mean()) / 100, 1e-12))
 
 
 def _read_spec(session: Session) -> BackboneSpec:

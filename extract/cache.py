@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.cache_writer import CLIP_COLUMNS, NUMBER_COLUMNS, ROW_COLUMNS, SAMPLES, CacheWriter
+from extract.cache_writer import CLIP_COLUMNS, NUMBER_COLUMNS, ROW_COLUMNS, SAMPLES, CacheWriter, count_row_bytes
 from extract.errors import FormatError, UsageError
 from extract.files import write_aside
 from extract.forgiving import ForgivingFile
@@ -325,11 +325,6 @@ def hash_content(cache: CacheFile) -> str:
     for result in cache.read_results(sorted(range(len(ids)), key=ids.__getitem__), priority_up_to=-1):
         digest.add(result.record, result.clips)
     return digest.finish((ids[video], sample) for video, sample in cache.list_samples())
-
-
-def count_row_bytes(fingerprint: Fingerprint) -> int:
-    """Bytes of one row: its features, time, box and score."""
-    return sum(np.dtype(dtype).itemsize for dtype in ("<f8", "4<f4", "<f4", f"{fingerprint.backbone.dim}<f2"))
 
 
 def require_fingerprint(found: Fingerprint, expected: Fingerprint, path: Path, remedy: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.backbones import raise_small
 from extract.cache import CacheFile, ClipRows, VideoResult, open_cache
 from extract.errors import describe_difference
 from extract.results import CONTENT_FIELDS
@@ -145,7 +146,7 @@ class _Findings:
         if not self._feature_error.any():
             return Largest()
         deviation = np.nan_to_num(measure_deviation(cache, videos), nan=0.0, posinf=0.0)
-        relative = self._feature_error / np.maximum(deviation, max(float(deviation.mean()) / 100, 1e-12))
+        relative = self._feature_error / raise_small(deviation)
         worst = int(relative.argmax())
         return Largest(float(relative[worst]), str(self._feature_video[worst]))
 

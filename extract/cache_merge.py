@@ -23,7 +23,7 @@ from extract.cache import (
     write_cache,
 )
 from extract.errors import MismatchError, UsageError
-from extract.results import CONTENT_FIELDS, ClipRows
+from extract.results import CONTENT_FIELDS, ClipRows, list_columns
 from extract.specs import Fingerprint
 
 BLOCK_BYTES = 128 << 20  # of rows in memory at once
@@ -121,8 +121,13 @@ def name_parts(out: Path) -> Path:
     return out.with_name(out.name + ".parts")
 
 
+def list_parts(out: Path) -> list[Path]:
+    """The parts in that folder, the oldest first."""
+    return sorted(name_parts(out).glob("[0-9]*.h5"))
+
+
 def _require_assembled(path: Path) -> None:
-    if any(name_parts(path).glob("[0-9]*.h5")):
+    if list_parts(path):
         raise UsageError(f"{path} has newer results in {name_parts(path)}; let its `unmask extract` finish first")
 
 
@@ -165,10 +170,7 @@ def _have_equal_rows(first: Sequence[ClipRows], second: Sequence[ClipRows]) -> b
         return False
     return all(
         (a.track, a.view, a.start_s, a.end_s) == (b.track, b.view, b.start_s, b.end_s)
-        and np.array_equal(a.times_s, b.times_s)
-        and np.array_equal(a.boxes, b.boxes)
-        and np.array_equal(a.scores, b.scores)
-        and np.array_equal(a.features, b.features)
+        and all(map(np.array_equal, list_columns(a), list_columns(b)))
         for a, b in zip(first, second, strict=True)
     )
 

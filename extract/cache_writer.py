@@ -31,6 +31,16 @@ NUMBER_COLUMNS = ("size", "mtime_ns")
 TEXT_COLUMNS = tuple(f.name for f in fields(VideoRecord) if f.name not in NUMBER_COLUMNS)
 
 
+def shape_rows(fingerprint: Fingerprint) -> dict[str, tuple[int, ...]]:
+    """The shape of one row in each of the row columns."""
+    return dict(zip(ROW_COLUMNS, ((fingerprint.backbone.dim,), (), (4,), ()), strict=True))
+
+
+def count_row_bytes(fingerprint: Fingerprint) -> int:
+    """Bytes of one row: its features, time, box and score."""
+    return sum(prod(shape) * np.dtype(ROW_COLUMNS[name]).itemsize for name, shape in shape_rows(fingerprint).items())
+
+
 class CacheWriter:
     """Fills a file that nobody reads yet; `file` is an open h5py.File."""
 
@@ -41,11 +51,8 @@ class CacheWriter:
         self._samples: list[tuple[int, int, str, Sample]] = []  # priority, row of the cache, video, sample
         self._rows = 0
         self._hash: ContentHash | None = ContentHash(fingerprint)
-        shapes = ((fingerprint.backbone.dim,), (), (4,), ())
-        self._columns = [
-            _RowColumn(file, name, shape, dtype)
-            for (name, dtype), shape in zip(ROW_COLUMNS.items(), shapes, strict=True)
-        ]
+        shapes = shape_rows(fingerprint)
+        self._columns = [_RowColumn(file, name, shapes[name], dtype) for name, dtype in ROW_COLUMNS.items()]
 
     def add(self, result: VideoResult) -> None:
         """Appends one result; memory holds no more than a chunk of rows and the tables."""

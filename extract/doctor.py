@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from extract.detector_files import keep_folder
 from extract.session import explain_missing_cuda
+from extract.versions import read_versions
 
 # Pairs of packages that own one import name: the one installed last wins, removing either breaks both.
 RIVALS = (("onnxruntime", "onnxruntime-gpu"), ("opencv-python", "opencv-python-headless"))
@@ -27,29 +27,20 @@ def examine() -> dict[str, dict[str, str]]:
             "processors": str(os.cpu_count()),
         },
         "devices": {"cpu": "runs", "cuda": explain_missing_cuda() or "runs"},
-        "packages for scoring": _read_versions(SCORING),
-        "packages for training": _read_versions(TRAINING),
-        "optional packages": _read_versions(OPTIONAL),
+        "packages for scoring": read_versions(SCORING, NOT_INSTALLED),
+        "packages for training": read_versions(TRAINING, NOT_INSTALLED),
+        "optional packages": read_versions(OPTIONAL, NOT_INSTALLED),
         "conflicts": _find_conflicts() or {"none": "no two packages share an import name"},
         "weights": _find_weights(),
     }
-
-
-def _read_versions(names: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = NOT_INSTALLED
-    return found
 
 
 def _find_conflicts() -> dict[str, str]:
     return {
         f"{first}, {second}": "both are installed and overwrite each other; remove both, then install the second"
         for first, second in RIVALS
-        if not {first: NOT_INSTALLED, second: NOT_INSTALLED}.items() & _read_versions((first, second)).items()
+        if not {first: NOT_INSTALLED, second: NOT_INSTALLED}.items()
+        & read_versions((first, second), NOT_INSTALLED).items()
     }
 
 

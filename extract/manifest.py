@@ -23,7 +23,7 @@ Label = Literal["real", "fake"]
 Split = Literal["train", "val", "test", ""]
 
 LABELS = ("real", "fake")
-SPLITS = ("train", "val", "test", "")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "group", "pair", "dataset", "method", "protocol")
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"}
@@ -116,13 +116,13 @@ def _parse_row(row: dict[str, str | None], place: str, folder: Path) -> Manifest
         raise FormatError(f"{place}: the path is empty")
     if label not in LABELS:
         raise FormatError(f"{place}: label {text['label']!r} is unknown; expected real or fake")
-    if split not in SPLITS:
+    if split not in (*SPLITS, ""):
         raise FormatError(f"{place}: split {text['split']!r} is unknown; expected train, val, test or nothing")
     return ManifestVideo(
         id=Path(text["path"]).as_posix(),
         path=folder / text["path"],
         label=cast(Label, label),
-        split=cast(Split, split),
+        split=split,
         group=text["group"],
         pair=text["pair"],
         dataset=text["dataset"],

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from extract.cache import VideoRecord, VideoResult, open_cache, read_fingerprint, require_fingerprint, write_cache
-from extract.cache_merge import SourceTable, find_last_priority, name_parts, read_in_order
+from extract.cache_merge import SourceTable, find_last_priority, list_parts, name_parts, read_in_order
 from extract.errors import MismatchError
 from extract.files import translate_os_errors
 from extract.lock import Lock, is_other_process
@@ -81,7 +81,7 @@ class PartStore:
         self._check_fingerprints()  # again: another run may have finished while this one waited for the lock
         self._remove_strays()
         self._touched: dict[str, FileState] = {}
-        self._next_part = 1 + max((int(part.stem) for part in self._list_parts()), default=-1)
+        self._next_part = 1 + max((int(part.stem) for part in list_parts(self.out)), default=-1)
 
     def __enter__(self) -> PartStore:
         return self
@@ -158,7 +158,7 @@ class PartStore:
     def discard_parts(self) -> None:
         """Removes the parts, whose content the assembled cache holds, and lets another run have the output."""
         with suppress(OSError):
-            for part in self._list_parts():
+            for part in list_parts(self.out):
                 part.unlink()  # the oldest first: one that outlives a kill must not hide a newer result
             shutil.rmtree(self._directory)
         self.close()
@@ -177,13 +177,9 @@ class PartStore:
             state = self._touched.get(record.id)
             yield replace(result, record=record if state is None else replace(record, mtime_ns=state.mtime_ns))
 
-    def _list_parts(self) -> list[Path]:
-        """Oldest first."""
-        return sorted(self._directory.glob("[0-9]*.h5"))
-
     def _list_sources(self) -> list[Path]:
         """The assembled file, if any, then the parts, oldest first."""
-        return [p for p in [self.out] if p.exists()] + self._list_parts()
+        return [p for p in [self.out] if p.exists()] + list_parts(self.out)
 
     def _remove_strays(self) -> None:
         """Removes what killed runs left half written."""
@@ -198,6 +194,20 @@ class PartStore:
         remedy = "choose another --out, or remove what is there"
         for source in self._list_sources():
             require_fingerprint(read_fingerprint(source), self._fingerprint, source, remedy)
+
+
+def make_record(video: ManifestVideo, state: FileState, sha256: str, status: str, detail: str) -> VideoRecord:
+    """The record of a video that was just done: what was found, and what the manifest says of it."""
+    return VideoRecord(
+        id=video.id,
+        path=str(video.path),
+        size=state.size,
+        mtime_ns=state.mtime_ns,
+        sha256=sha256,
+        status=status,
+        detail=detail,
+        **{name: getattr(video, name) for name in MANIFEST_COLUMNS},
+    )
 
 
 def label_record(record: VideoRecord, video: ManifestVideo) -> VideoRecord:

@@ -28,8 +28,8 @@ from extract.errors import Reason, VideoError
 from extract.files import hash_file
 from extract.isolation import LIMIT_S, DecoderProcess, IsolatedVideo
 from extract.manifest import ManifestVideo
-from extract.parts import FileState, label_record
-from extract.results import OK, ClipRows, SamplePicker, VideoRecord, VideoResult
+from extract.parts import FileState, make_record
+from extract.results import OK, ORIGINAL_VIEW, ClipRows, SamplePicker, VideoRecord, VideoResult
 from extract.specs import CropSpec, Fingerprint, SamplingSpec, TrackSpec
 from extract.video import Frame, VideoFacts
 
@@ -182,15 +182,11 @@ class Pipeline:
             detail = source.note
         except VideoError as error:
             status, detail = str(error.reason), error.detail
-        record = VideoRecord(
-            id=video.id, size=state.size, mtime_ns=state.mtime_ns, sha256=digest, status=status, detail=detail,
-            path="", label="", group="", pair="", dataset="", method="", split="", protocol="",
-        )  # fmt: skip
-        return _Read(label_record(record, video), tuple(clips), picker, times)
+        return _Read(make_record(video, state, digest, status, detail), tuple(clips), picker, times)
 
     def _time_clips(self, source: _TimedSource, times: StageTimes) -> Iterator[Clip]:
         """The clips of a video; what is neither decoding nor detecting counts as cropping."""
-        detector = _TimedDetector(self._extractor.detector, times)
+        detector = TimedDetector(self._extractor.detector, times)
         clips = read_clips(source, self._extractor.clip_specs, detector)
         while not self._closing.is_set():
             begun = time.perf_counter()
@@ -213,7 +209,7 @@ def _hash_video(path: Path) -> str:
 def _keep_rows(clip: Clip) -> ClipRows:
     """What is stored of a clip; its crops go on to the backbone, and nothing here holds them back."""
     nothing = np.empty((0, 0), np.float16)
-    return ClipRows(clip.track, 0, clip.start_s, clip.end_s, clip.times_s, clip.boxes, clip.scores, nothing)
+    return ClipRows(clip.track, ORIGINAL_VIEW, clip.start_s, clip.end_s, clip.times_s, clip.boxes, clip.scores, nothing)
 
 
 class _TimedSource:
@@ -243,7 +239,7 @@ class _TimedSource:
         self._times.decode_s += self._video.busy_s
 
 
-class _TimedDetector:
+class TimedDetector:
     """A detector that counts its own time."""
 
     def __init__(self, detector: Detector, times: StageTimes) -> None:

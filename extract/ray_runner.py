@@ -22,9 +22,9 @@ from extract.backbones import Backbone
 from extract.detectors import open_detector_of_spec
 from extract.errors import Reason, UnmaskError
 from extract.manifest import ManifestVideo
-from extract.parts import FileState, label_record
+from extract.parts import FileState, make_record
 from extract.pipeline import Extractor, Pipeline, StageTimes
-from extract.results import VideoRecord, VideoResult
+from extract.results import VideoResult
 from extract.session import Device
 from extract.specs import DetectorSpec, SamplingSpec, TrackSpec
 
@@ -224,13 +224,8 @@ class _Dealer:
 
 
 def _give_up(video: ManifestVideo) -> VideoResult:
-    state = FileState.read(video.path)
-    record = VideoRecord(
-        id=video.id, size=state.size, mtime_ns=state.mtime_ns, sha256="", status=str(Reason.WORKER_DIED),
-        detail=f"{TRIES} workers died while they had {video.path} in hand",
-        path="", label="", group="", pair="", dataset="", method="", split="", protocol="",
-    )  # fmt: skip
-    return VideoResult(label_record(record, video))
+    detail = f"{TRIES} workers died while they had {video.path} in hand"
+    return VideoResult(make_record(video, FileState.read(video.path), "", str(Reason.WORKER_DIED), detail))
 
 
 def _share_resources(cpus: Sequence[float], gpus: Sequence[float], workers: int) -> dict[str, float]:

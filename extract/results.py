@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from extract.specs import Fingerprint, canonical_json
 
 OK = "OK"
+ORIGINAL_VIEW = 0  # the crop as it is; the number of its name in the view spec
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class ContentHash:
         for clip in clips:
             place = [int(clip.track), int(clip.view), float(clip.start_s), float(clip.end_s), len(clip.features)]
             self._digest.update(json.dumps(place).encode())
-            for values, dtype in zip(_list_columns(clip), HASHED_AS, strict=True):
+            for values, dtype in zip(list_columns(clip), HASHED_AS, strict=True):
                 self._digest.update(np.ascontiguousarray(values, dtype).data)
 
     def finish(self, samples: Iterable[tuple[str, Sample]]) -> str:
@@ -120,5 +121,6 @@ class ContentHash:
         return self._digest.hexdigest()
 
 
-def _list_columns(clip: ClipRows) -> tuple[NDArray[Any], ...]:
+def list_columns(clip: ClipRows) -> tuple[NDArray[Any], ...]:
+    """What a clip has of each row: time, box, score, features."""
     return clip.times_s, clip.boxes, clip.scores, clip.features

@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +18,7 @@ from extract.manifest import ManifestVideo
 from extract.parts import FileState, FinishedVideo, PartStore
 from extract.pipeline import Extractor, Pipeline, StageTimes
 from extract.results import OK, VideoRecord, VideoResult
+from extract.versions import read_versions
 
 Runner = Callable[[Sequence[ManifestVideo], Extractor, StageTimes], Iterator[VideoResult]]
 
@@ -154,14 +154,7 @@ def _describe_software(extractor: Extractor) -> dict[str, str]:
     packages = ("unmask", "av", "numpy", "opencv-python-headless")
     return {
         "python": platform.python_version(),
-        **{name: _find_version(name) for name in packages},
+        **read_versions(packages),
         "backbone_provider": extractor.backbone.provider,
         "detector_provider": extractor.detector.provider,
     }
-
-
-def _find_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # OpenCV comes under several names
-        return "unknown"

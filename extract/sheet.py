@@ -16,7 +16,8 @@ from extract.cache import CacheFile, open_cache
 from extract.crops import cut_crop
 from extract.errors import MismatchError, UsageError
 from extract.files import hash_file
-from extract.results import OK, ClipRows, VideoRecord
+from extract.parts import FileState
+from extract.results import OK, ORIGINAL_VIEW, ClipRows, VideoRecord
 from extract.sheet_picture import Cell, Mark, Row, draw_thumbnail, write_picture
 from extract.specs import CropSpec, Fingerprint
 from extract.video import open_video
@@ -59,7 +60,7 @@ def make_sheet(cache_path: Path, video: str, out: Path) -> Sheet:
         raise UsageError(f"{record.id} has no features to show: {record.status} ({record.detail or 'no detail'})")
     path = Path(record.path)
     require_same_file(path, record)
-    originals = [clip for clip in result.clips if clip.view == 0]
+    originals = [clip for clip in result.clips if clip.view == ORIGINAL_VIEW]
     lines = choose_lines(originals)
     read_cells(path, lines, originals, fingerprint.crop)
     shown = _count_shown(out, record, originals, lines)
@@ -90,11 +91,11 @@ def require_same_file(path: Path, record: VideoRecord) -> None:
             f"the file of {record.id} is not at {path.resolve()}; go to the folder in which `unmask extract` ran, or "
             "put the file back"
         )
-    state = path.stat()
-    if (state.st_size, state.st_mtime_ns) == (record.size, record.mtime_ns):
+    state = FileState.read(path)
+    if state == FileState(record.size, record.mtime_ns):
         return
-    found = f"{state.st_size} bytes"
-    if state.st_size == record.size:
+    found = f"{state.size} bytes"
+    if state.size == record.size:
         sha256 = hash_file(path)
         if sha256 == record.sha256:
             return

@@ -17,13 +17,13 @@ from itertools import combinations
 from typing import Any
 
 from extract.errors import UnmaskError
-from extract.manifest import LABELS, ManifestVideo, Split
+from extract.manifest import LABELS, SPLITS, ManifestVideo, Split
 
 SWAP_NAME = re.compile(r"(?P<target>id\d+)_(?P<source>id\d+)_(?P<clip>\d+)")  # Celeb-DF
 FFPP_NAME = re.compile(r"\d{3}(_\d{3})?")  # FaceForensics++: an original, or target_source
 PROTOCOL = "identity-disjoint"
 
-SIDES: tuple[Split, ...] = ("train", "val", "test")
+SIDES = SPLITS
 SHARES = (0.70, 0.15, 0.15)
 LOWEST, HIGHEST = 0.10, 0.20  # what validation and test may each hold of the videos that are kept
 STARTS = 4  # of each kind

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 from click.testing import CliRunner
 
-from extract import doctor
+from extract import doctor, versions
 from unmask import main
 
 
@@ -22,7 +22,7 @@ def test_it_reports_devices_packages_and_weights() -> None:
 
 
 def test_two_packages_with_one_import_name_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "version", lambda name: "1.0")
+    monkeypatch.setattr(versions, "version", lambda name: "1.0")
     assert set(doctor.examine()["conflicts"]) == {
         "onnxruntime, onnxruntime-gpu",
         "opencv-python, opencv-python-headless",
@@ -33,5 +33,5 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_nothing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor, "version", find_nothing)
+    monkeypatch.setattr(versions, "version", find_nothing)
     assert set(doctor.examine()["packages for training"].values()) == {"not installed"}

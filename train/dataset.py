@@ -13,9 +13,9 @@ from torch import Tensor
 
 from extract.cache import OK, FeatureCache, VideoRecord
 from extract.errors import FormatError, UnmaskError
+from extract.results import ORIGINAL_VIEW
 from extract.specs import Fingerprint
 
-ORIGINAL_VIEW = 0
 SCAN_ROWS = 1 << 15
 
 

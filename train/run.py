@@ -6,7 +6,6 @@ import statistics
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ import torch
 from extract.audit.report import count_noun
 from extract.cache import OK, FeatureCache, read_cache
 from extract.files import hash_file
+from extract.manifest import SPLITS
+from extract.versions import read_versions
 from train.checkpoint import (
     CacheSource,
     FoldRecord,
@@ -31,7 +32,7 @@ from train.fit import choose_device
 from train.metrics import Metrics, measure
 from train.plots import draw_confusion, draw_loss, draw_roc
 from train.schemes import TrainConfig, Trained, Watcher, cross_validate, train_once
-from train.splits import SPLITS, Assignment, assign_folds, assign_splits, find_overlap
+from train.splits import Assignment, assign_folds, assign_splits, find_overlap
 
 PACKAGES = ("unmask", "torch", "numpy", "scikit-learn", "scipy", "safetensors")
 
@@ -87,7 +88,7 @@ def _describe_run(
         purpose=config.purpose,
         untrained_backbone=not data.fingerprint.backbone.trained,
         device=_name_device(device),
-        versions=_list_versions(),
+        versions=read_versions(PACKAGES),
         cache=CacheSource(
             name=cache.path.name,
             path=str(cache.path),
@@ -123,7 +124,7 @@ def _describe_run(
 
 def _describe_split(cache: FeatureCache, data: ClipData, assignment: Assignment, folds: int | None) -> SplitRecord:
     lost = Counter(record.split for record in cache.videos if record.status != OK)
-    counts = {}
+    counts: dict[str, SplitCount] = {}
     for name in SPLITS:
         videos = assignment.select(name)
         fakes = int(data.labels[videos].sum())
@@ -240,13 +241,3 @@ def _plan_plots(assignment: Assignment, document: RunDocument, trained: Trained)
 
 def _name_device(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
-
-
-def _list_versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from extract.audit.leaks import name_source
 from extract.errors import UnmaskError, UsageError
-from extract.manifest import Label, ManifestVideo
+from extract.manifest import SPLITS, Label, ManifestVideo
 from extract.specs import Spec
 from extract.splits import list_identities
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Protocol = Literal["manifest", "group", "mixed", "group-k-fold"]
 
-SPLITS = ("train", "val", "test")
 SHARE = 7  # validation and test are a seventh each: about 70 : 15 : 15
 ATTEMPTS = 20
 

@@ -14,15 +14,14 @@ from extract.audit.report import Audit, Finding, Kind, count_noun
 from extract.audit.same_files import SameContent, find_same_content
 from extract.audit.scope import Scope
 from extract.errors import MismatchError
-from extract.manifest import LABELS, ManifestVideo
+from extract.manifest import LABELS, SPLITS, ManifestVideo, Split
 from extract.splits import list_identities
 
 if TYPE_CHECKING:
     from extract.cache import CacheFile, VideoRecord
 
 # What spoils a test figure comes first.
-SPLIT_PAIRS = (("train", "test"), ("val", "test"), ("train", "val"))
-SPLITS = ("train", "val", "test")
+SPLIT_PAIRS: tuple[tuple[Split, Split], ...] = (("train", "test"), ("val", "test"), ("train", "val"))
 EXAMPLES = 3
 
 

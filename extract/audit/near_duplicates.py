@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.cache import OK, CacheFile
+from extract.manifest import SPLITS
+from extract.results import ORIGINAL_VIEW
 
 LEAST_SIMILARITY = 0.85
-ORIGINAL_VIEW = 0
 BLOCK = 4096  # clips; a block of products is 64 MiB
 
 
@@ -64,7 +65,7 @@ def find_near_duplicates(
     means = read_clip_means(cache, split_of)
     split = np.array([split_of[name] for name in means.ids])
     found = []
-    for earlier, later in combinations(("train", "val", "test"), 2):
+    for earlier, later in combinations(SPLITS, 2):
         before, after = (means.select(np.flatnonzero(split == name)) for name in (earlier, later))
         found += _match(before, after, (earlier, later), least)
     return sorted(found, key=lambda pair: -pair.similarity)

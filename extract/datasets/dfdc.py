@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter
 
-from extract.datasets.listing import Choice, Listing, read_text
-from extract.errors import FormatError, UsageError
+from extract.datasets.listing import Choice, Listing, read_json
+from extract.errors import UsageError
 from extract.manifest import ManifestVideo, list_videos
 
 METADATA = "metadata.json"
+EXPECTED = "a label REAL, or FAKE with its original"
 
 
 class RealEntry(BaseModel):
@@ -48,7 +49,7 @@ def scan_dfdc(directory: Path, _choice: Choice) -> Listing:
     videos: list[ManifestVideo] = []
     missing = unknown = 0
     for part in parts:
-        entries = _read_entries(part / METADATA)
+        entries = read_json(part / METADATA, ENTRIES, EXPECTED)
         paths = [path for path in list_videos(part) if path.parent == part]
         known = [path for path in paths if path.name in entries]
         videos += [_describe(directory, path, entries[path.name]) for path in known]
@@ -74,14 +75,3 @@ def _describe(directory: Path, path: Path, entry: RealEntry | FakeEntry) -> Mani
         pair=original,
         dataset="DFDC",
     )
-
-
-def _read_entries(path: Path) -> dict[str, RealEntry | FakeEntry]:
-    try:
-        return ENTRIES.validate_json(read_text(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        entry = f"entry {first['loc'][0]}" if first["loc"] else "the file"
-        raise FormatError(
-            f"{path}: {entry} is not what was expected, a label REAL, or FAKE with its original: {first['msg']}"
-        ) from error

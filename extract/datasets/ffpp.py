@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter
 
-from extract.datasets.listing import Choice, Listing, read_text, require_names
+from extract.datasets.listing import Choice, Listing, read_json, require_names
 from extract.errors import FormatError, UsageError
 from extract.manifest import ManifestVideo, Split, list_videos
 from extract.splits import join_linked
@@ -28,6 +28,7 @@ OFFICIAL_PAIRS: dict[Split, int] = {"train": 360, "val": 70, "test": 70}
 
 Number = Annotated[str, StringConstraints(pattern=r"^\d{3}$")]
 PAIRS = TypeAdapter(list[tuple[Number, Number]])
+EXPECTED = 'a pair like ["953", "974"]'
 Pair = tuple[str, str]  # sorted
 
 
@@ -135,24 +136,13 @@ def _read_splits(directory: Path, required: bool) -> dict[Pair, Split]:
                 f"{directory} has no {split}.json, which lists the pairs of its split; put it there or into "
                 f"{directory / 'splits'}, or list the videos without a split with --split none"
             )
-        for pair in _read_pairs(path) if path else ():
+        for pair in read_json(path, PAIRS, EXPECTED) if path else ():
             for number in pair:
                 if number in place_of:
                     raise FormatError(f"{path} names {number}, which {place_of[number]} has already named")
                 place_of[number] = path or directory
             split_of[min(pair), max(pair)] = split
     return split_of
-
-
-def _read_pairs(path: Path) -> list[tuple[str, str]]:
-    try:
-        return PAIRS.validate_json(read_text(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        entry = f"entry {first['loc'][0]}" if first["loc"] else "the file"
-        raise FormatError(
-            f'{path}: {entry} is not what was expected, a pair like ["953", "974"]: {first["msg"]}'
-        ) from error
 
 
 def _find_groups(pairs: Iterable[Pair], files: Iterable[Sequence[Path]]) -> dict[str, str]:

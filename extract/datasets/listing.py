@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from extract.errors import FormatError
 from extract.manifest import LABELS, SPLITS, ManifestVideo
 from extract.splits import IdentitySplit
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Listing:
 
     def summarise(self) -> dict[str, Any]:
         """Counts, as a JSON document."""
-        named = {split: [video for video in self.videos if video.split == split] for split in SPLITS if split}
+        named = {split: [video for video in self.videos if video.split == split] for split in SPLITS}
         return {
             "layout": self.layout,
             "datasets": sorted({video.dataset for video in self.videos if video.dataset}),
@@ -69,6 +73,16 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise FormatError(f"{path} is not a text in UTF-8: {error}; unpack the dataset's own file again") from error
+
+
+def read_json(path: Path, form: TypeAdapter[T], expected: str) -> T:
+    """A JSON list that a dataset ships; refuses one that is not as `expected` says, naming the entry."""
+    try:
+        return form.validate_json(read_text(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = f"entry {first['loc'][0]}" if first["loc"] else "the file"
+        raise FormatError(f"{path}: {entry} is not what was expected, {expected}: {first['msg']}") from error
 
 
 def require_names(strangers: list[Path], expected: str) -> None:
