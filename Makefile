@@ -19,6 +19,7 @@ bench: .venv/.installed
 	$(BIN)/python -m bench.backbone
 	$(BIN)/python -m bench.extract
 	$(BIN)/python -m bench.cache
+	$(BIN)/python -m bench.sweep
 
 # Made again when the dependencies change; a copy of the environment that is half installed never counts.
 .venv/.installed: pyproject.toml

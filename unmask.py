@@ -24,6 +24,9 @@ COMMANDS = {
     "extract": ("extract.extract_cli", "extract_command"),
     "cache": ("extract.cache_cli", "cache_group"),
     "train": ("train.cli", "train_command"),
+    "sweep": ("train.sweep_cli", "sweep_command"),
+    "evaluate": ("train.evaluate_cli", "evaluate_command"),
+    "compare": ("train.evaluate_cli", "compare_command"),
     "export": ("export.cli", "export_command"),
     "score": ("serve.cli", "score_command"),
     "demo": ("serve.cli", "demo_command"),
@@ -31,7 +34,20 @@ COMMANDS = {
 # package -> the extra that brings it: scoring needs none of these
 EXTRAS = {
     **dict.fromkeys(
-        ("h5py", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy", "sklearn", "torch", "torchvision"), "train"
+        (
+            "h5py",
+            "jinja2",
+            "matplotlib",
+            "onnx",
+            "onnxscript",
+            "optuna",
+            "safetensors",
+            "scipy",
+            "sklearn",
+            "torch",
+            "torchvision",
+        ),
+        "train",
     ),
     "ray": "ray",
 }

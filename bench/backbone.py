@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.footage import footage_options, read_footage
 from bench.turns import measure, take_turns
-from extract.backbone_files import Network, embed_eagerly, load_network, make_backbone
+from extract.backbone_files import make_backbone
 from extract.backbones import BATCH, Backbone, measure_feature_error
+from extract.networks import Network, embed_eagerly, load_network
 
 GEMM = 2048  # side of the float32 matrices whose product tells what the processor can do at best
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench.footage import footage_options
 from bench.turns import measure, take_turns
-from extract.backbone_files import Network, embed_eagerly, load_network, make_backbone
+from extract.backbone_files import make_backbone
 from extract.backbones import Backbone
 from extract.clips import Clip, read_clips
 from extract.crops import cut_crop
@@ -29,9 +29,10 @@ from extract.demo_clips import locate_footage
 from extract.detectors import Detections, Detector, open_detector
 from extract.errors import VideoError
 from extract.manifest import ManifestVideo, list_videos
+from extract.networks import Network, embed_eagerly, load_network
 from extract.pipeline import Extractor, StageTimes, TimedDetector
 from extract.run import extract_manifest
-from extract.specs import CropSpec, SamplingSpec, TrackSpec
+from extract.specs import CropSpec, EvenSampling, SamplingSpec, TrackSpec
 from extract.video import Frame, VideoFacts, open_video
 
 STAGES = ("decode", "detect", "crop", "backbone")
@@ -54,7 +55,7 @@ def main(videos: Path | None, detector: str, as_json: bool, network: str, rounds
         backbone = Path(folder) / "backbone.onnx"
         make_backbone(network, "random:0", backbone)
         finder = open_detector(detector, "cpu")
-        sampling = SamplingSpec(count=FRAMES, clips=1)
+        sampling = EvenSampling(count=FRAMES, clips=1)
         extractor = Extractor(finder, Backbone(backbone, "cpu"), sampling, TrackSpec.suit(finder.spec))
         paths = collect_videos(videos, Path(folder))[:most]
         runs: dict[str, Callable[[], dict[str, float]]] = {

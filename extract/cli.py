@@ -11,9 +11,23 @@ import click
 from extract.options import AS_JSON
 
 
+def _print_networks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from extract.networks import list_networks
+
+    click.echo("\n".join(list_networks()))
+    ctx.exit()
+
+
 @click.command("backbone")
 @click.argument("source")
-@click.option("--weights", default="imagenet", show_default=True, help="imagenet, random:SEED, or a file.")
+@click.option(
+    "--weights",
+    default="imagenet",
+    show_default=True,
+    help="imagenet, imagenet:NAME where there are several, random:SEED, or a file.",
+)
 @click.option("--mean", default=None, help="For an ONNX file: R,G,B mean its pictures were centred with.")
 @click.option("--std", default=None, help="For an ONNX file: R,G,B deviation they were divided by.")
 @click.option("--crop-px", type=int, default=None, help="For an ONNX file that leaves the picture's size open.")
@@ -25,12 +39,24 @@ from extract.options import AS_JSON
     help="fp16 is half the size and meant for GPUs; its features fill a cache of their own.",
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_networks,
+    help="Print the names of all networks and exit.",
+)
 @AS_JSON
 def backbone_command(
     source: str, weights: str, mean: str | None, std: str | None, crop_px: int | None, precision: Any, out: Path,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Make backbone.onnx from SOURCE: resnext50_32x4d, efficientnet_lite0, your own ONNX file, or a backbone.onnx."""
+    """Make backbone.onnx from SOURCE: a network's name, your own ONNX file, or a backbone.onnx.
+
+    Networks are efficientnet_lite0 and every classifier of torchvision, such as resnext50_32x4d or vit_b_16; their
+    features are what the classifying layer received.
+    """
     from extract.backbone_files import Source, build_backbone
 
     told = Source(source, weights, _parse_triple(mean), _parse_triple(std), crop_px)

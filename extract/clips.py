@@ -78,7 +78,7 @@ def read_clips(video: FrameSource, specs: ClipSpecs, detector: Detector) -> Iter
     sampling = specs.sampling
     spans = sampling.cut_clips(video.facts.duration_s, video.facts.frames)
     finder = FaceFinder(detector, specs.tracks)
-    tracker = Tracker(specs.tracks, step_s=(spans[0][1] - spans[0][0]) / sampling.count)
+    tracker = Tracker(specs.tracks, step_s=sampling.measure_step(spans[0][1] - spans[0][0]))
     clips = most_frames = most_faces = 0
     for number, frames in groupby(_assign_frames(video, sampling, spans), key=itemgetter(0)):
         faces: dict[int, _Face] = defaultdict(_Face)
@@ -99,9 +99,10 @@ def _assign_frames(
     video: FrameSource, sampling: SamplingSpec, spans: list[tuple[float, float]]
 ) -> Iterator[tuple[int, Frame]]:
     """(clip number, frame), each frame once a clip however many of its instants fall on it."""
-    instants = np.concatenate([sampling.sample_instants(*span) for span in spans])
-    for served, frame in video.read_at(instants):
-        for number in range(served.start // sampling.count, (served.stop - 1) // sampling.count + 1):
+    instants = [sampling.sample_instants(*span) for span in spans]
+    numbers = np.repeat(np.arange(len(spans)), [len(of_clip) for of_clip in instants])
+    for served, frame in video.read_at(np.concatenate(instants)):
+        for number in range(numbers[served.start], numbers[served.stop - 1] + 1):
             yield number, frame
 
 
@@ -127,7 +128,7 @@ def _explain_no_clip(frames: int, faces: int, min_frames: int) -> VideoError:
         return VideoError(Reason.NO_FACE, "no sampled frame shows a face")
     if frames < min_frames:
         return VideoError(
-            Reason.TOO_SHORT, f"frames in its longest clip: {frames}; a score needs at least {min_frames}"
+            Reason.TOO_SHORT, f"sampled frames in its longest clip: {frames}; a score needs at least {min_frames}"
         )
     return VideoError(
         Reason.TOO_SHORT, f"no face is seen in more than {faces} sampled frames; a score needs at least {min_frames}"

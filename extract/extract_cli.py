@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     "--detector", default="retinaface", show_default=True, help="retinaface, retinaface-mobile, mtcnn or FILE.onnx."
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
-@click.option("--sampling", default="even:32", show_default=True, help="Instants looked at in each clip.")
-@click.option("--clips", type=click.IntRange(min=1), default=None, help="Clips a video; default one for every 10 s.")
+@click.option("--sampling", default="even:32", show_default=True, help="even:COUNT in each clip, or rate:FPS.")
+@click.option(
+    "--clips", type=click.IntRange(min=1), default=None, help="Clips a video, for even:COUNT; default one for 10 s."
+)
 @click.option("--tracks", type=click.Choice(["main", "all"]), default="main", show_default=True, help="Faces to keep.")
 @click.option("--retry", multiple=True, metavar="REASON", help="Redo videos of this status, such as TIMED_OUT.")
 @click.option("--rehash", is_flag=True, help="Know finished videos by content, not by size and time of the file.")

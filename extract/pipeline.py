@@ -30,7 +30,7 @@ from extract.isolation import LIMIT_S, DecoderProcess, IsolatedVideo
 from extract.manifest import ManifestVideo
 from extract.parts import FileState, make_record
 from extract.results import OK, ORIGINAL_VIEW, ClipRows, SamplePicker, VideoRecord, VideoResult
-from extract.specs import CropSpec, Fingerprint, SamplingSpec, TrackSpec
+from extract.specs import CropSpec, EvenSampling, Fingerprint, SamplingSpec, TrackSpec
 from extract.video import Frame, VideoFacts
 
 AHEAD = 4  # videos begun beyond those being decoded, so that no stage runs dry
@@ -52,7 +52,7 @@ class Extractor:
 
     detector: Detector
     backbone: Backbone
-    sampling: SamplingSpec = field(default_factory=SamplingSpec)
+    sampling: SamplingSpec = field(default_factory=EvenSampling)
     tracks: TrackSpec = field(default_factory=TrackSpec)
     decoders: int = field(default_factory=count_decoders)
     decode_limit_s: float = LIMIT_S

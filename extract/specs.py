@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, TypeAdapter
 
 from extract.errors import MismatchError, UsageError, describe_difference
+
+SHORTEST = 4  # frames that show the face: fewer say nothing of how it moves
+MOST_FPS = 60.0  # 600 crops a clip of ten seconds, 90 MB of 224 px
 
 
 class Spec(BaseModel):
@@ -25,42 +29,119 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SamplingSpec(Spec):
+class SamplingSpec(Spec, ABC):
     """Which instants of a video are looked at.
 
-    A video is cut into equal consecutive clips of at most `clip_s` seconds; `count` instants are spread evenly
-    over each, every one in the middle of its share. A clip with fewer than `min_frames` distinct frames that
-    show the face has no score.
+    A video is cut into equal consecutive clips of at most `clip_s` seconds; how instants lie in a clip is what the
+    kinds of sampling differ in. A clip with fewer than `min_frames` distinct frames that show the face has no score.
     """
 
-    kind: Literal["even"] = "even"
-    count: int = Field(default=32, ge=1)
     clip_s: float = Field(default=10.0, gt=0)
-    clips: int | None = Field(default=None, ge=1)
     min_frames: int = Field(default=4, ge=1)
 
-    @classmethod
-    def parse(cls, text: str, clips: int | None = None) -> SamplingSpec:
-        """Reads `even:COUNT`; `clips` fixes the number of clips a video."""
-        kind, _, count = text.partition(":")
-        if kind != "even" or not count.isdecimal() or int(count) < 1:
-            raise UsageError(f"sampling {text!r} is not understood; write even:COUNT, for example even:32")
-        return cls(count=int(count), clips=clips, min_frames=min(4, int(count)))
+    @staticmethod
+    def parse(text: str, clips: int | None = None) -> SamplingSpec:
+        """Reads `even:COUNT` or `rate:FPS`; `clips` fixes the number of clips a video, of the former only."""
+        kind, _, amount = text.partition(":")
+        if kind == "even" and amount.isdecimal() and int(amount) >= 1:
+            return EvenSampling(count=int(amount), clips=clips, min_frames=min(SHORTEST, int(amount)))
+        fps = _parse_number(amount) if kind == "rate" else None
+        if fps is None:
+            raise UsageError(
+                f"sampling {text!r} is not understood; write even:COUNT or rate:FPS, for example even:32 or rate:8"
+            )
+        if not 0 < fps <= MOST_FPS:
+            raise UsageError(
+                f"sampling {text!r} is out of range; expected more than 0 and at most {MOST_FPS:g} a second"
+            )
+        if clips is not None:
+            raise UsageError(
+                f"a fixed number of clips, {clips}, does not go with {text!r}, whose clips must stay short to fit in "
+                "memory; leave --clips out, or sample even:COUNT"
+            )
+        return RateSampling.suit(fps)
+
+    def count_clips(self, duration_s: float) -> int:
+        """How many clips a video of such length is cut into, if it has the frames."""
+        # A container's rounding must not add a clip to a video of just ten seconds.
+        return max(1, math.ceil(round(duration_s / self.clip_s, 3)))
 
     def cut_clips(self, duration_s: float, frames: int) -> list[tuple[float, float]]:
         """(start, end) of each clip in seconds from the first frame.
 
         There are never more clips than `frames` can fill, so a file that claims years costs nothing.
         """
-        # A container's rounding must not add a clip to a video of just ten seconds.
-        count = self.clips or max(1, math.ceil(round(duration_s / self.clip_s, 3)))
-        count = min(count, max(1, frames // self.min_frames))
+        count = min(self.count_clips(duration_s), max(1, frames // self.min_frames))
         edges = np.linspace(0.0, duration_s, count + 1).tolist()
         return list(pairwise(edges))
 
+    @abstractmethod
     def sample_instants(self, start_s: float, end_s: float) -> NDArray[np.float64]:
         """The instants of one clip, in seconds from the first frame, ascending."""
+
+    @abstractmethod
+    def measure_step(self, length_s: float) -> float:
+        """Seconds between two instants of a clip of such length."""
+
+
+class EvenSampling(SamplingSpec):
+    """`count` instants spread evenly over each clip, every one in the middle of its share."""
+
+    kind: Literal["even"] = "even"
+    count: int = Field(default=32, ge=1)
+    clips: int | None = Field(default=None, ge=1)
+
+    def count_clips(self, duration_s: float) -> int:
+        """The number that was fixed, or one for every `clip_s`."""
+        return self.clips or super().count_clips(duration_s)
+
+    def sample_instants(self, start_s: float, end_s: float) -> NDArray[np.float64]:
+        """As many in a short clip as in a long one."""
         return start_s + (np.arange(self.count) + 0.5) / self.count * (end_s - start_s)
+
+    def measure_step(self, length_s: float) -> float:
+        """The share of one instant."""
+        return length_s / self.count
+
+
+class RateSampling(SamplingSpec):
+    """`fps` instants a second of presentation time, as many as fit in a clip: its sequence has a constant time step.
+
+    Where the video itself has fewer frames a second, the step is that of its frames.
+    """
+
+    kind: Literal["rate"] = "rate"
+    fps: float = Field(gt=0, le=MOST_FPS)
+
+    @classmethod
+    def suit(cls, fps: float) -> RateSampling:
+        """Asks for no more frames than the shortest clip of a long video has: it lasts over half of `clip_s`."""
+        fit = math.floor(fps * cls.model_fields["clip_s"].default / 2)
+        return cls(fps=fps, min_frames=max(1, min(SHORTEST, fit)))
+
+    def sample_instants(self, start_s: float, end_s: float) -> NDArray[np.float64]:
+        """At (i + 0.5) / fps from the clip's start; at least one, and never more than a full clip at MOST_FPS has."""
+        # Clips are longer than `clip_s` only where a few frames claim to last for hours.
+        most = math.ceil(MOST_FPS * self.clip_s)
+        count = min(most, max(1, math.ceil((end_s - start_s) * self.fps - 0.5)))
+        first_s = min(0.5 / self.fps, (end_s - start_s) / 2)
+        return start_s + first_s + np.arange(count) / self.fps
+
+    def measure_step(self, length_s: float) -> float:
+        """The same in every clip."""
+        return 1 / self.fps
+
+
+def _parse_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+_ANY_SAMPLING: TypeAdapter[SamplingSpec] = TypeAdapter(
+    Annotated[EvenSampling | RateSampling, Field(discriminator="kind")]
+)
 
 
 class CropSpec(Spec):
@@ -144,7 +225,7 @@ class Fingerprint(Spec):
 
     backbone: BackboneSpec
     detector: DetectorSpec
-    sampling: SamplingSpec = SamplingSpec()
+    sampling: Annotated[SerializeAsAny[SamplingSpec], BeforeValidator(_ANY_SAMPLING.validate_python)] = EvenSampling()
     crop: CropSpec = CropSpec()
     tracks: TrackSpec = TrackSpec()
     views: ViewSpec = ViewSpec()

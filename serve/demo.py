@@ -266,8 +266,8 @@ def measure_verdicts(judged: list[Judged]) -> Metrics:
     return measure(
         Predictions(
             labels=np.array([entry.video.label == "fake" for entry in scored], np.int64),
-            scores=np.array([entry.verdict.logit for entry in scored], np.float64),
-            flagged=np.array([entry.verdict.outcome is Outcome.FAKE for entry in scored]),
+            logits=np.array([entry.verdict.logit for entry in scored], np.float64),
+            flagged=np.array([(entry.verdict.p_fake or 0.0) >= entry.verdict.threshold for entry in scored]),
             groups=np.array([entry.video.pair for entry in scored]),
         )
     )

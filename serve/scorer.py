@@ -20,6 +20,7 @@ from extract.video import open_video
 from serve.verdict import ClipScore, FrameScore, ModelFacts, Outcome, TrackScore, Verdict
 from train.aggregate import aggregate_video
 from train.calibrate import apply_sigmoid
+from train.thresholds import decide
 
 
 class Scorer:
@@ -57,7 +58,7 @@ class Scorer:
             return self._conclude(path, Outcome.NOT_SCORABLE, error.reason, error.detail, None, ())
         logits = [(clip.logit, track) for track, scores in clips.items() for clip in scores]
         logit = aggregate_video(*zip(*logits, strict=True))
-        outcome = Outcome.FAKE if _as_prob(logit) >= self._threshold.value else Outcome.REAL
+        outcome = Outcome(decide(_as_prob(logit), self._threshold))
         tracks = tuple(_join_track(track, scores) for track, scores in sorted(clips.items()))
         return self._conclude(path, outcome, None, video.note, logit, tracks)
 
@@ -87,6 +88,7 @@ class Scorer:
             p_fake=None if logit is None else _as_prob(logit),
             logit=logit,
             threshold=self._threshold.value,
+            uncertain=(self._threshold.low, self._threshold.high),
             preset=self.preset,
             tracks=tracks,
             model=self.facts,

@@ -63,7 +63,8 @@ class ModelFacts:
 class Verdict:
     """The answer for one file.
 
-    `p_fake`, `logit` are None exactly where the outcome is NOT_SCORABLE; then `reason` and `detail` say why.
+    `p_fake`, `logit` are None exactly where the outcome is NOT_SCORABLE; then `reason` and `detail` say why. From the
+    first number of `uncertain` up to the second, below it, the outcome is UNCERTAIN; `threshold` lies between them.
     """
 
     path: str
@@ -74,6 +75,7 @@ class Verdict:
     p_fake: float | None
     logit: float | None
     threshold: float
+    uncertain: tuple[float, float]
     preset: str
     tracks: tuple[TrackScore, ...]
     model: ModelFacts

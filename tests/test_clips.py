@@ -15,12 +15,12 @@ from extract.crops import cut_crop
 from extract.detectors import Detections
 from extract.errors import Reason, VideoError
 from extract.faces import MOST_BATCH_FRAMES
-from extract.specs import CropSpec, SamplingSpec, TrackSpec
+from extract.specs import CropSpec, EvenSampling, TrackSpec
 from extract.video import open_video
 from tests.fakes import FixedDetector
 from tests.media import numbered_frames, read_number, write_video
 
-SPECS = ClipSpecs(SamplingSpec(count=8), CropSpec(size_px=32), TrackSpec())
+SPECS = ClipSpecs(EvenSampling(count=8), CropSpec(size_px=32), TrackSpec())
 FACE = (20.0, 10.0, 44.0, 34.0)
 KEEP_ALL = ClipSpecs(SPECS.sampling, SPECS.crop, TrackSpec(keep="all"))
 
@@ -97,7 +97,7 @@ def test_a_video_has_the_same_reason_when_all_faces_are_kept(tmp_path: Path) -> 
 
 def test_frames_reach_the_detector_in_bounded_batches(tmp_path: Path) -> None:
     detector = FixedDetector(FACE)
-    specs = ClipSpecs(SamplingSpec(count=32), CropSpec(size_px=32), TrackSpec())
+    specs = ClipSpecs(EvenSampling(count=32), CropSpec(size_px=32), TrackSpec())
     read_all(write_video(tmp_path / "v.mp4", numbered_frames(40)), detector, specs)
     assert max(shape[0] for shape in detector.batches) == MOST_BATCH_FRAMES
 

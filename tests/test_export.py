@@ -204,9 +204,9 @@ def test_a_model_without_contract_or_with_an_older_one_is_refused(pipeline: Pipe
     model = onnx.load(str(copy / SCORER))
     for entry in model.metadata_props:
         if entry.key == KEY:
-            entry.value = entry.value.replace("unmask-contract/2", "unmask-contract/0")
+            entry.value = entry.value.replace("unmask-contract/3", "unmask-contract/0")
     onnx.save(model, str(copy / SCORER))
-    with pytest.raises(FormatError, match=r"'unmask-contract/0', expected 'unmask-contract/2'"):
+    with pytest.raises(FormatError, match=r"'unmask-contract/0', expected 'unmask-contract/3'"):
         FusedModel(copy / SCORER, "cpu")
 
 

@@ -109,7 +109,10 @@ def test_a_verdict_carries_its_evidence(pipeline: Pipeline, scorer: Scorer) -> N
     assert [frame.time_s for frame in clip.frames] == pytest.approx(np.arange(12) / 25)
     assert all(0 < frame.p_fake < 1 and frame.box == FACE for frame in clip.frames)
     assert verdict.p_fake == track.p_fake == pytest.approx(clip.p_fake)  # float32 in the graph
-    assert verdict.outcome == (Outcome.FAKE if verdict.p_fake >= verdict.threshold else Outcome.REAL)
+    low, high = verdict.uncertain
+    assert low <= verdict.threshold <= high
+    expected = Outcome.REAL if verdict.p_fake < low else Outcome.UNCERTAIN if verdict.p_fake < high else Outcome.FAKE
+    assert verdict.outcome is expected
 
 
 def test_a_long_video_is_the_mean_of_its_clips(scorer: Scorer, tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_a_real_face_is_scored_from_the_command_line(pipeline: Pipeline) -> None
     (verdict,) = read_lines(score(pipeline.model, carphone(), "--json", "--device", "cpu"))
     wanted = {"path", "sha256", "outcome", "reason", "p_fake", "threshold", "preset", "tracks", "model", "provider"}
     assert wanted | {"purpose", "untrained_backbone"} <= set(verdict)
-    assert verdict["outcome"] in ("REAL", "FAKE")
+    assert verdict["outcome"] in ("REAL", "UNCERTAIN", "FAKE")
     assert verdict["preset"] == "security"
     assert len(verdict["tracks"][0]["clips"][0]["frames"]) == 32
 

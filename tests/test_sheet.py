@@ -23,14 +23,14 @@ from extract.files import hash_file
 from extract.results import ClipRows, VideoRecord, VideoResult
 from extract.sheet import MOST_CELLS, MOST_ROWS, choose_evenly, choose_lines, make_sheet, read_cells
 from extract.sheet_picture import WIDTH_PX, Mark, choose_colour, draw_thumbnail
-from extract.specs import SamplingSpec, TrackSpec
+from extract.specs import EvenSampling, TrackSpec
 from extract.video import open_video
 from tests.conftest import FACE
 from tests.fakes import FixedDetector, make_fingerprint
 from tests.media import carphone_frames, write_video
 
 PRINT = make_fingerprint()
-SPECS = ClipSpecs(SamplingSpec(), PRINT.crop, TrackSpec(keep="all"))
+SPECS = ClipSpecs(EvenSampling(), PRINT.crop, TrackSpec(keep="all"))
 LEFT = (2.0, 40.0, 40.0, 80.0)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from extract.boxes import compute_iou, pair_boxes
 from extract.clips import ClipSpecs, read_clips
-from extract.specs import CropSpec, SamplingSpec, TrackSpec
+from extract.specs import CropSpec, EvenSampling, TrackSpec
 from extract.tracks import Tracker, choose_main, choose_tracks
 from extract.video import open_video
 from tests.conftest import FACE
@@ -114,7 +114,7 @@ def test_a_scene_cut_does_not_merge_two_people(tmp_path: Path, keep: str) -> Non
     # Another person at the same place: the same box is found on both sides of the cut.
     astronaut = np.asarray(cv2.resize(read_astronaut(), (176, 144), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     path = write_video(tmp_path / "v.mp4", first + [astronaut] * 12)
-    specs = ClipSpecs(SamplingSpec(), CropSpec(size_px=32), TrackSpec.model_validate({"keep": keep}))
+    specs = ClipSpecs(EvenSampling(), CropSpec(size_px=32), TrackSpec.model_validate({"keep": keep}))
     clips = list(read_clips(open_video(path), specs, FixedDetector(FACE)))
     assert [len(clip.crops) for clip in clips] == ([20] if keep == "main" else [20, 12])
     assert clips[0].times_s.max() < 20 / 25 <= clips[-1].times_s.max() + (keep == "main")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.errors import Reason, VideoError
-from extract.specs import SamplingSpec
+from extract.specs import EvenSampling
 from extract.video import Video, open_video
 from tests.media import (
     carphone,
@@ -149,7 +149,7 @@ def assert_reason(path: Path, reason: Reason) -> None:
 
 @given(duration_s=st.floats(0.01, 5000), frames=st.integers(1, 100_000))
 def test_clips_are_equal_consecutive_and_at_most_ten_seconds(duration_s: float, frames: int) -> None:
-    spans = SamplingSpec().cut_clips(duration_s, frames)
+    spans = EvenSampling().cut_clips(duration_s, frames)
     edges = [spans[0][0], *(end for _, end in spans)]
     assert edges[0] == 0
     assert edges[-1] == pytest.approx(duration_s)
@@ -159,13 +159,13 @@ def test_clips_are_equal_consecutive_and_at_most_ten_seconds(duration_s: float, 
 
 
 def test_ten_seconds_and_a_rounding_error_are_one_clip() -> None:
-    assert len(SamplingSpec().cut_clips(10.0000001, 300)) == 1
-    assert len(SamplingSpec().cut_clips(10.1, 300)) == 2
+    assert len(EvenSampling().cut_clips(10.0000001, 300)) == 1
+    assert len(EvenSampling().cut_clips(10.1, 300)) == 2
 
 
 @given(start_s=st.floats(0, 100), length_s=st.floats(0.1, 10), count=st.integers(1, 64))
 def test_instants_lie_evenly_inside_their_clip(start_s: float, length_s: float, count: int) -> None:
-    instants = SamplingSpec(count=count).sample_instants(start_s, start_s + length_s)
+    instants = EvenSampling(count=count).sample_instants(start_s, start_s + length_s)
     assert len(instants) == count
     assert start_s < instants[0] <= instants[-1] < start_s + length_s
     assert np.allclose(np.diff(instants), length_s / count)

@@ -2,7 +2,7 @@
 
 head.safetensors   the head's weights, float32
 run.json           RunDocument: everything that was asked, found and measured
-predictions.csv    one line a usable video (PredictionRow)
+predictions.csv    one line a usable video and seed (PredictionRow)
 *.png              ROC, confusion and loss
 """
 
@@ -15,21 +15,22 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from extract.errors import FormatError, UsageError
 from extract.files import hash_file, write_directory_aside
 from extract.specs import AggregateSpec, Fingerprint, Spec
-from train.calibrate import Calibration, Source, Threshold
+from train.calibrate import Calibration, Source
 from train.config import FitConfig, HeadConfig, Purpose
 from train.fit import Epoch
 from train.head import Head
-from train.metrics import Metrics
+from train.metrics import Estimate, Metrics
 from train.splits import Overlap, Protocol
+from train.thresholds import Threshold
 
-FORMAT: Literal["unmask-run/1"] = "unmask-run/1"
+FORMAT: Literal["unmask-run/2"] = "unmask-run/2"
 DOCUMENT, WEIGHTS, PREDICTIONS = "run.json", "head.safetensors", "predictions.csv"
 
 
@@ -66,12 +67,13 @@ class SplitRecord(Spec):
 
 
 class FoldRecord(Spec):
-    """One fold: its own epoch, calibration and threshold, all chosen on its validation fold, and its AUC."""
+    """One fold of one seed: its own epoch, calibration and thresholds, chosen on its validation fold; and its AUC."""
 
+    seed: int
     fold: int
     best_epoch: int
     calibration: Calibration
-    threshold: Threshold
+    thresholds: dict[str, Threshold]
     auc: float | None
     curve: tuple[Epoch, ...]
 
@@ -79,11 +81,13 @@ class FoldRecord(Spec):
 class RunDocument(Spec):
     """`run.json`.
 
-    `calibration` and `threshold` belong to the saved head; `calibrated_on` names the predictions they were fitted
-    to. `out_of_fold` judges each fold by the calibration and threshold of its own validation fold, never by these.
+    `calibration` and `thresholds` belong to the saved head; `calibrated_on` names the predictions they were fitted
+    to. `out_of_fold` judges each fold by the calibration and threshold of its own validation fold, never by these; of
+    several seeds it is the mean. `frame_auc` is at the level of frames, by "test" and "out-of-fold" (of the first
+    seed).
     """
 
-    format: Literal["unmask-run/1"] = FORMAT
+    format: Literal["unmask-run/2"] = FORMAT
     purpose: Purpose
     untrained_backbone: bool
     device: str
@@ -94,39 +98,56 @@ class RunDocument(Spec):
     split: SplitRecord
     head: HeadConfig
     fit: FitConfig
+    seeds: tuple[int, ...]
     aggregate: AggregateSpec = AggregateSpec()
     best_epoch: int
     curve: tuple[Epoch, ...]
     calibrated_on: Source
     calibration: Calibration
-    threshold: Threshold
+    thresholds: dict[str, Threshold]
+    default_preset: str
     test: Metrics | None
     out_of_fold: Metrics | None
+    frame_auc: dict[str, Estimate]
     mean_fold_auc: float | None
     folds: tuple[FoldRecord, ...]
     warnings: tuple[str, ...]
     weights_sha256: str = ""
 
+    @property
+    def threshold(self) -> Threshold:
+        """The threshold that decides unless another is asked for."""
+        return self.thresholds[self.default_preset]
+
 
 @dataclass(frozen=True)
 class PredictionRow:
-    """One video's prediction.
+    """One video's prediction by one seed's head.
 
-    `logit` is uncalibrated. `in_training` says whether the weights that made this very prediction saw the video in
+    `logit` is uncalibrated. `flagged` says whether P(fake) reaches the default threshold; `outcome` heeds its
+    UNCERTAIN band too. `in_training` says whether the weights that made this very prediction saw the video in
     training: with folds it is a held-out prediction, by the fold's head, calibration and threshold.
     """
 
     id: str
+    sha256: str
     label: str
     split: str
     fold: int | None
+    seed: int
     group: str
+    pair: str
     dataset: str
     method: str
     logit: float
+    calibrated: float
     p_fake: float
+    flagged: bool
     outcome: str
     in_training: bool
+
+
+_ROW = TypeAdapter(PredictionRow)
 
 
 @dataclass(frozen=True)
@@ -191,6 +212,32 @@ def load_run(path: Path) -> Run:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise FormatError(f"{path / DOCUMENT} is damaged at {place}: {first['msg']}; train again") from error
+
+
+def read_predictions(run: Run) -> list[PredictionRow]:
+    """The predictions of a run."""
+    return read_prediction_rows(run.path / PREDICTIONS)
+
+
+def read_prediction_rows(path: Path) -> list[PredictionRow]:
+    """Reads a table of predictions, whose further columns are left out; one that is missing or damaged is refused."""
+    if not path.is_file():
+        raise FormatError(f"{path.parent} has no {path.name}; it is damaged, train again")
+    expected = [field.name for field in fields(PredictionRow)]
+    rows = []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames is None or not set(expected) <= set(reader.fieldnames):
+            missing = sorted(set(expected) - set(reader.fieldnames or ()))
+            raise FormatError(f"{path} has no column {missing[0]}; it was made by another version, train again")
+        for number, row in enumerate(reader, start=2):
+            try:
+                rows.append(
+                    _ROW.validate_python({name: row[name] for name in expected} | {"fold": row["fold"] or None})
+                )
+            except ValidationError as error:
+                raise FormatError(f"{path} is damaged in line {number}: {error.errors()[0]['msg']}") from error
+    return rows
 
 
 def load_head(run: Run) -> Head:

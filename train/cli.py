@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from train.config import FitConfig
+from extract.options import AS_JSON, DEVICE
+from train.options import FIT_OPTIONS, HEAD_OPTIONS, MEMORY, add_options, make_configs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from train.metrics import Metrics
     from train.schemes import Watcher
 
-FIT = FitConfig()
 MEASURED = ("auc", "balanced_accuracy", "accuracy", "precision", "recall", "f1", "fpr")
 
 
@@ -27,33 +27,49 @@ MEASURED = ("auc", "balanced_accuracy", "accuracy", "precision", "recall", "f1",
 @click.argument("features", type=click.Path(exists=True, path_type=Path, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the run, runs/NAME.")
 @click.option("--folds", type=int, default=None, help="Cross-validate by group in so many folds (3 or more).")
-@click.option("--seed", type=click.IntRange(min=0), default=FIT.seed, show_default=True)
-@click.option("--epochs", type=click.IntRange(min=1), default=FIT.epochs, show_default=True, help="At most so many.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=None, help="8 to 64 by the clips, unless given.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Repeat the folds so often.")
+@add_options(*HEAD_OPTIONS, *FIT_OPTIONS, MEMORY)
+@click.option("--calibration", type=click.Choice(["platt", "temperature"]), default="platt", show_default=True)
 @click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True), default=FIT.learning_rate, show_default=True
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="recall=R|fpr=F|cost=C",
+    help="A threshold of your own beside the presets; the first of them decides.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@DEVICE
 @click.option("--purpose", type=click.Choice(["research", "demo", "production"]), default="research", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@AS_JSON
 def train_command(
     features: Path,
     out: Path,
     folds: int | None,
+    seeds: int,
+    memory: str | None,
+    calibration: Any,
+    targets: tuple[str, ...],
     device: Any,
     purpose: Any,
     overwrite: bool,
     as_json: bool,
-    **fit: Any,
+    **told: Any,
 ) -> None:
-    """Train a head on the cache FEATURES: split by group, fit, calibrate, judge."""
+    """Train a head on the cache FEATURES: split by group, fit, calibrate, judge.
+
+    After a kill the same command goes on where it was.
+    """
     from rich.console import Console
 
+    from train.rows import parse_bytes
     from train.run import train_run
     from train.schemes import TrainConfig
+    from train.thresholds import Target
 
-    config = TrainConfig(FitConfig(**fit), folds, device, purpose)
+    shape, fit = make_configs(told)
+    chosen = tuple(Target.parse(text) for text in targets)
+    limit = None if memory is None else parse_bytes(memory)
+    config = TrainConfig(fit, shape, folds, seeds, device, purpose, calibration, chosen, limit)
     with _show_progress() as watch:
         run = train_run(features, out, config, overwrite, watch)
     for warning in run.document.warnings:
@@ -117,12 +133,10 @@ def _tabulate(run: Run) -> Table:
         table.add_row(name, *(format_estimate(getattr(metrics, name)) for metrics in columns.values()))
     counts = [m.confusion for m in columns.values()]
     table.add_row("TP FN FP TN", *(f"{c.tp} {c.fn} {c.fp} {c.tn}" for c in counts))
-    threshold = document.threshold
     origin = ", ".join((document.split.protocol, *document.split.named))
-    bound = "guaranteed" if threshold.guaranteed else "not guaranteed"
-    table.caption = (
-        f"threshold {threshold.value:.3f} from {threshold.n_fake} fake and {threshold.n_real} real videos "
-        f"({threshold.source}): recall {threshold.recall:.2f}, at least {threshold.recall_bound:.2f} on new ones "
-        f"({bound} {threshold.target_recall:.2f}), FPR {threshold.fpr:.2f}; split {origin}"
-    )
+    lines = [f"split {origin}; thresholds chosen on {document.calibrated_on} predictions"]
+    for name, threshold in document.thresholds.items():
+        decides = " (decides)" if name == document.default_preset else ""
+        lines.append(f"{name}{decides}: {threshold.describe()}")
+    table.caption = "\n".join(lines)
     return table

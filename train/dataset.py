@@ -1,22 +1,22 @@
-"""A feature cache as arrays to train on: which videos can be used, their clips, and padded batches of them."""
+"""A feature cache as arrays to train on: which videos can be used, and their clips."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from extract.cache import OK, FeatureCache, VideoRecord
+from extract.cache import OK, CacheFile, ClipTable, FeatureCache, VideoRecord, open_cache
 from extract.errors import FormatError, UnmaskError
 from extract.results import ORIGINAL_VIEW
 from extract.specs import Fingerprint
-
-SCAN_ROWS = 1 << 15
+from train.rows import FeatureRows, RowsInMemory, StreamedRows, plan_memory, read_rows, require_finite
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,24 @@ class ClipData:
     A video that names no group is a group of its own.
     """
 
+    path: Path
     fingerprint: Fingerprint
     records: tuple[VideoRecord, ...]  # (V,)
+    lost: tuple[VideoRecord, ...]  # videos without features
     labels: NDArray[np.int64]  # (V,) 1 = fake
     groups: NDArray[np.str_]  # (V,)
+    pairs: NDArray[np.str_]  # (V,) what a real video and its fakes share, or nothing
     clip_video: NDArray[np.int64]  # (C,) ascending
     clip_track: NDArray[np.int64]  # (C,)
-    clip_start: NDArray[np.int64]  # (C,) first row
+    clip_start: NDArray[np.int64]  # (C,) first row, ascending
     clip_length: NDArray[np.int64]  # (C,)
-    features: Tensor  # (rows, D) float16
-    excluded: dict[str, int]  # videos without features, by status
+    clip_leads: NDArray[np.bool_]  # (C,) whether no other face is larger in that stretch of its video
+    rows: FeatureRows
+
+    @property
+    def excluded(self) -> dict[str, int]:
+        """Videos without features, by status."""
+        return dict(sorted(Counter(record.status for record in self.lost).items()))
 
     @property
     def ungrouped(self) -> int:
@@ -46,57 +54,43 @@ class ClipData:
         """The clips of some videos, ascending."""
         return np.flatnonzero(np.isin(self.clip_video, videos))
 
+    def list_training_clips(self, videos: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The clips of some videos to learn from: of a fake only its largest face, since bystanders are real.
 
-class BatchReader:
-    """Gathers padded batches of clips on a device, from features that are already in memory."""
-
-    def __init__(self, data: ClipData, device: torch.device) -> None:
-        self.device = device
-        self._features = _place_features(data.features, device)
-        home = self._features.device
-        self._start = torch.from_numpy(data.clip_start).to(home)
-        self._length = torch.from_numpy(data.clip_length).to(home)
-        self._label = torch.from_numpy(data.labels[data.clip_video]).to(home)
-
-    def read_batch(self, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, T, D) float32, lengths (B,) and labels (B,) of some clips; T is the longest of them.
-
-        A shorter clip is padded with its own last row, which the head never looks at.
+        Which face was swapped no label tells; in a real video every face is real.
         """
-        clips = clips.to(self._start.device)
-        lengths = self._length[clips]  # (B,)
-        times = torch.arange(int(lengths.max()), device=lengths.device)  # (T,)
-        offsets = torch.minimum(times.unsqueeze(0), lengths.unsqueeze(1) - 1)  # (B, T)
-        rows = self._start[clips].unsqueeze(1) + offsets
-        features = self._features.index_select(0, rows.flatten()).view(*rows.shape, -1)
-        return features.to(self.device).float(), lengths.to(self.device), self._label[clips].to(self.device)
+        clips = self.list_clips(videos)
+        return clips[self.clip_leads[clips] | (self.labels[self.clip_video[clips]] == 0)]
 
 
 def select_usable(cache: FeatureCache) -> ClipData:
-    """The videos of a cache that have features; the others are counted by status."""
-    chosen = [i for i, record in enumerate(cache.videos) if record.status == OK]
-    excluded = Counter(record.status for record in cache.videos if record.status != OK)
-    if not chosen:
-        found = ", ".join(f"{count} {status}" for status, count in sorted(excluded.items())) or "no video at all"
-        raise UnmaskError(f"{cache.path} holds no video with features ({found}); nothing can be trained on it")
-    records = [cache.videos[i] for i in chosen]
-    position = np.full(len(cache.videos), -1, dtype=np.int64)
-    position[chosen] = np.arange(len(chosen))
-    keep = (position[cache.clips.video] >= 0) & (cache.clips.view == ORIGINAL_VIEW)
-    data = ClipData(
-        fingerprint=cache.fingerprint,
-        records=tuple(records),
-        labels=np.array([record.label == "fake" for record in records], dtype=np.int64),
-        groups=name_groups(records),
-        clip_video=position[cache.clips.video[keep]],
-        clip_track=cache.clips.track[keep].astype(np.int64),
-        clip_start=cache.clips.start[keep].astype(np.int64),
-        clip_length=cache.clips.length[keep].astype(np.int64),
-        features=torch.from_numpy(cache.features),
-        excluded=dict(sorted(excluded.items())),
-    )
-    _require_sound(data, cache)
-    return data
+    """The videos with features of a cache that is in memory."""
+    require_finite(cache.features, 0, cache.path)
+    corners = cache.boxes.astype(np.float64)
+    areas = np.add.reduceat((corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), cache.clips.start)
+    rows = RowsInMemory(torch.from_numpy(cache.features))
+    return _make_data(cache.path, cache.fingerprint, cache.videos, cache.clips, areas, rows)
+
+
+@contextmanager
+def open_clip_data(path: Path, memory: int | None = None) -> Iterator[ClipData]:
+    """The videos with features of a cache file; rows that do not fit `memory` bytes for all stay in the file."""
+    with ExitStack() as stack:
+        with open_cache(path) as cache:
+            dim = cache.fingerprint.backbone.dim
+            most_bytes = plan_memory(2 * dim * cache.rows, memory)
+            if most_bytes is None:
+                features = np.empty((cache.rows, dim), np.float16)
+                read_rows(cache, 0, features)
+                data = read_clip_data(cache, RowsInMemory(torch.from_numpy(features)))
+            else:
+                data = read_clip_data(cache, stack.enter_context(closing(StreamedRows(path, dim, most_bytes))))
+        yield data
+
+
+def read_clip_data(cache: CacheFile, rows: FeatureRows) -> ClipData:
+    """The videos with features of an open cache, whose rows are `rows`."""
+    return _make_data(cache.path, cache.fingerprint, cache.videos, cache.clips, cache.read_areas(), rows)
 
 
 def name_groups(records: Sequence[VideoRecord]) -> NDArray[np.str_]:
@@ -104,34 +98,67 @@ def name_groups(records: Sequence[VideoRecord]) -> NDArray[np.str_]:
     return np.array([record.group or f"\n{record.id}" for record in records])
 
 
-def _require_sound(data: ClipData, cache: FeatureCache) -> None:
+def _make_data(
+    path: Path,
+    fingerprint: Fingerprint,
+    videos: Sequence[VideoRecord],
+    table: ClipTable,
+    areas: NDArray[np.float64],
+    rows: FeatureRows,
+) -> ClipData:
+    records = tuple(record for record in videos if record.status == OK)
+    lost = tuple(record for record in videos if record.status != OK)
+    if not records:
+        counts = Counter(record.status for record in lost)
+        found = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no video at all"
+        raise UnmaskError(f"{path} holds no video with features ({found}); nothing can be trained on it")
+    usable = np.array([record.status == OK for record in videos])
+    keep = usable[table.video] & (table.view == ORIGINAL_VIEW)
+    video = (np.cumsum(usable) - 1)[table.video[keep]]
+    data = ClipData(
+        path=path,
+        fingerprint=fingerprint,
+        records=records,
+        lost=lost,
+        labels=np.array([record.label == "fake" for record in records], dtype=np.int64),
+        groups=name_groups(records),
+        pairs=np.array([record.pair for record in records]),
+        clip_video=video.astype(np.int64),
+        clip_track=table.track[keep].astype(np.int64),
+        clip_start=table.start[keep].astype(np.int64),
+        clip_length=table.length[keep].astype(np.int64),
+        clip_leads=_find_leaders(video, table.start_s[keep], areas[keep]),
+        rows=rows,
+    )
+    _require_sound(data)
+    return data
+
+
+def _find_leaders(
+    video: NDArray[np.int64], start_s: NDArray[np.float64], areas: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Whether each clip is the largest of those of its video that begin when it does; the first of equals."""
+    order = np.lexsort((-areas, start_s, video))  # stable
+    same = (np.diff(video[order]) == 0) & (np.diff(start_s[order]) == 0)
+    leads = np.empty(len(order), np.bool_)
+    leads[order] = np.concatenate([[True], ~same])[: len(order)]
+    return leads
+
+
+def _require_sound(data: ClipData) -> None:
     """Refuses what a sound cache never holds, before it spoils every video of a run."""
     remedy = "run `unmask extract` again"
     least = data.fingerprint.sampling.min_frames
-    if data.features.shape[1] != data.fingerprint.backbone.dim:
+    if data.rows.dim != data.fingerprint.backbone.dim:
         raise FormatError(
-            f"{cache.path} holds features of {data.features.shape[1]} numbers, its fingerprint says "
+            f"{data.path} holds features of {data.rows.dim} numbers, its fingerprint says "
             f"{data.fingerprint.backbone.dim}; {remedy}"
         )
     for clip in np.flatnonzero(data.clip_length < least)[:1]:
         raise FormatError(
-            f"{cache.path}: a clip of {data.records[data.clip_video[clip]].id} has {data.clip_length[clip]} frames, "
+            f"{data.path}: a clip of {data.records[data.clip_video[clip]].id} has {data.clip_length[clip]} frames, "
             f"expected at least {least}; {remedy}"
         )
     empty = np.setdiff1d(np.arange(len(data.records)), data.clip_video)
     if empty.size:
-        raise FormatError(f"{cache.path}: {data.records[empty[0]].id} is marked OK but has no clip; {remedy}")
-    for first in range(0, len(cache.features), SCAN_ROWS):
-        if not np.isfinite(cache.features[first : first + SCAN_ROWS]).all():
-            raise FormatError(
-                f"{cache.path}: row {first} or one of the {SCAN_ROWS} after it is not finite: the backbone's "
-                "features do not fit float16; wrap one with an output of smaller scale and extract again"
-            )
-
-
-def _place_features(features: Tensor, device: torch.device) -> Tensor:
-    """On CUDA the whole cache moves over when it takes at most half of the free memory; else batches do."""
-    if device.type != "cuda":
-        return features
-    free, _ = torch.cuda.mem_get_info(device)
-    return features.to(device) if 2 * features.nbytes <= free else features
+        raise FormatError(f"{data.path}: {data.records[empty[0]].id} is marked OK but has no clip; {remedy}")

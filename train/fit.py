@@ -1,4 +1,4 @@
-"""Fits a head to clips: AdamW, balanced classes, early stopping on validation video AUC, same seed same bytes."""
+"""Fits a head to clips: AdamW, warm-up and cosine, early stopping on validation video AUC, same seed same bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,12 +18,15 @@ from torch.nn import functional
 from extract.errors import DeviceError, UnmaskError
 from extract.session import Device
 from extract.specs import Spec
+from train.batches import Batch, BatchReader
 from train.calibrate import compute_nll
-from train.config import FitConfig, HeadConfig
-from train.dataset import BatchReader, ClipData
+from train.config import FitConfig, HeadConfig, HeadShape
+from train.dataset import ClipData
+from train.fit_store import StageStore
 from train.head import Head
 from train.metrics import compute_auc
 from train.predict import predict_videos
+from train.samplers import Sampler
 
 SMOOTHED = 5  # epochs of validation that are averaged to tell a better one from a lucky one
 
@@ -46,6 +49,21 @@ class FittedHead:
     curve: tuple[Epoch, ...]
 
 
+@dataclass(frozen=True)
+class FitPlan:
+    """What a fit works with, beside its data.
+
+    `stop_after` ends it in that epoch, with the learning rate that all `config.epochs` would have there.
+    """
+
+    config: FitConfig
+    shape: HeadShape = field(default_factory=HeadShape)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    stop_after: int | None = None
+    store: StageStore | None = None
+    on_epoch: Callable[[Epoch], None] = lambda _: None  # may raise to end it
+
+
 def choose_device(device: Device) -> torch.device:
     """`auto` takes CUDA where there is one; `cuda` without one is refused."""
     if device == "cuda" and not torch.cuda.is_available():
@@ -56,96 +74,183 @@ def choose_device(device: Device) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def fit_head(
-    data: ClipData,
-    train: NDArray[np.int64],
-    val: NDArray[np.int64] | None,
-    config: FitConfig,
-    device: torch.device,
-    on_epoch: Callable[[Epoch], None] = lambda _: None,
-    head_config: HeadConfig | None = None,
-) -> FittedHead:
+def fit_head(data: ClipData, train: NDArray[np.int64], val: NDArray[np.int64] | None, plan: FitPlan) -> FittedHead:
     """Fits a head to the clips of the `train` videos.
 
     With validation videos it stops after `patience` epochs without a better one (video AUC, then loss, smoothed)
-    and restores the best; without, it runs for just `config.epochs` and keeps the last. The same seed
-    on the same machine gives the same weights.
+    and restores the best; without, it runs to the end and keeps the last. The same seed
+    on the same machine gives the same weights, also where a killed fit is continued.
     """
-    reader = BatchReader(data, device)
-    clips = torch.from_numpy(data.list_clips(train))
-    weights = _balance_classes(data.labels[data.clip_video[clips.numpy()]]).to(device)
-    shuffler = torch.Generator().manual_seed(config.seed)
-    with _deterministic(device, config.seed):
-        head = Head(head_config or HeadConfig(dim=data.features.shape[1])).to(device)
-        optimiser = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        curve: list[Epoch] = []
-        best, best_rank, best_state = 0, (-math.inf, -math.inf), head.state_dict()
-        for number in range(1, config.epochs + 1):
-            order = clips[torch.randperm(len(clips), generator=shuffler)]
-            loss = _train_epoch(head, optimiser, reader, order, weights, config)
-            if not math.isfinite(loss):
-                raise UnmaskError(
-                    f"training diverged in epoch {number} (its loss is {loss}); use a lower --learning-rate"
-                )
-            epoch = Epoch(number=number, train_loss=loss)
-            if val is not None:
-                epoch = _validate(epoch, head, data, reader, val)
-            curve.append(epoch)
-            rank = (0.0, float(number)) if val is None else _rank_latest(curve)
-            on_epoch(epoch)
-            if rank > best_rank:
-                best, best_rank, best_state = number, rank, copy.deepcopy(head.state_dict())
-            if number - best >= config.patience:
-                break
-        head.load_state_dict(best_state)
-    return FittedHead(head.eval(), best, tuple(curve))
+    with _deterministic(plan.device, plan.config.seed):
+        fit = Fit(data, train, val, plan)
+        fit.resume()
+        while not fit.is_finished():
+            fit.run_epoch()
+        return fit.finish()
 
 
-def _rank_latest(curve: list[Epoch]) -> tuple[float, float]:
+def rank_epochs(curve: list[Epoch]) -> tuple[float, float]:
     """How good the latest epoch is: validation AUC, then loss, each as the mean of the last SMOOTHED epochs.
 
     The AUC of few videos jumps from epoch to epoch, and the highest single one is often an accident of the first.
+    Without validation a later epoch is better.
     """
     recent = curve[-SMOOTHED:]
-    if len(recent) < SMOOTHED:
-        return (-1.0, float(len(recent)))
+    if len(recent) < SMOOTHED or recent[-1].val_auc is None:
+        return (-1.0, float(len(curve)))
     aucs, losses = ([getattr(epoch, name) or 0.0 for epoch in recent] for name in ("val_auc", "val_loss"))
     return (sum(aucs) / SMOOTHED, -sum(losses) / SMOOTHED)
 
 
-def _train_epoch(
-    head: Head,
-    optimiser: torch.optim.Optimizer,
-    reader: BatchReader,
-    order: Tensor,
-    weights: Tensor,
-    config: FitConfig,
-) -> float:
-    head.train()
-    total = torch.zeros((), dtype=torch.float64, device=reader.device)
-    size = config.batch_size or min(64, max(8, len(order) // 16))
-    for batch in torch.split(order, size):
-        features, lengths, labels = reader.read_batch(batch)
-        _, logits = head(features, lengths)
-        loss = functional.binary_cross_entropy_with_logits(logits, labels.float(), weight=weights[labels])
-        optimiser.zero_grad(set_to_none=True)
+class Fit:
+    """A fit between two epochs; `fit_head` runs one to its end."""
+
+    def __init__(self, data: ClipData, train: NDArray[np.int64], val: NDArray[np.int64] | None, plan: FitPlan) -> None:
+        self.plan, self.data, self.val = plan, data, val
+        config = plan.config
+        self.reader = BatchReader(data, plan.device)
+        self.clips = data.list_training_clips(train)
+        self.sampler = Sampler(config.sampling, data)
+        balanced = config.class_weights == "balanced" and config.sampling == "shuffle"
+        labels = data.labels[data.clip_video[self.clips]]
+        self.weights = _balance_classes(labels).to(plan.device) if balanced else None
+        self.size = config.batch_size or min(64, max(8, len(self.clips) // 16))
+        self.shuffler = torch.Generator().manual_seed(config.seed)
+        self.autocast = torch.autocast(plan.device.type, torch.bfloat16, enabled=_use_bf16(config, plan.device))
+        head = Head(HeadConfig.of(plan.shape, data.rows.dim))
+        head.fit_conditioning(self.reader.read_rows(self.clips))
+        self.head = head.to(plan.device)
+        self.optimiser = torch.optim.AdamW(
+            head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.curve: list[Epoch] = []
+        self.best, self.best_rank = 0, (-math.inf, -math.inf)
+        self.best_state = head.state_dict()
+
+    def is_finished(self) -> bool:
+        """Whether no further epoch is to be run."""
+        done = len(self.curve)
+        last = min(self.plan.config.epochs, self.plan.stop_after or self.plan.config.epochs)
+        return done >= last or (self.val is not None and done - self.best >= self.plan.config.patience)
+
+    def run_epoch(self) -> None:
+        """Trains and validates once."""
+        number = len(self.curve) + 1
+        loss = self.train_epoch(number)
+        if not math.isfinite(loss):
+            raise UnmaskError(f"training diverged in epoch {number} (its loss is {loss}); use a lower --learning-rate")
+        epoch = self.validate(Epoch(number=number, train_loss=loss))
+        self.curve.append(epoch)
+        rank = rank_epochs(self.curve)
+        if rank > self.best_rank:
+            self.best, self.best_rank = number, rank
+            self.best_state = copy.deepcopy(self.head.state_dict())
+        store = self.plan.store
+        if store is not None and (store.is_due() or self.is_finished()):
+            self._save(store)
+        self.plan.on_epoch(epoch)
+
+    def finish(self) -> FittedHead:
+        """The head of the best epoch."""
+        self.head.load_state_dict(self.best_state)
+        return FittedHead(self.head.eval(), self.best, tuple(self.curve))
+
+    def resume(self) -> None:
+        """Goes on where the store's state ends."""
+        state = self.plan.store.load() if self.plan.store else None
+        if state is None:
+            return
+        self.curve = [Epoch.model_validate(epoch) for epoch in state.facts["curve"]]
+        self.best, self.best_rank = state.facts["best"], tuple(state.facts["best_rank"])
+        self.head.load_state_dict(_select(state.tensors, "head/"))
+        self.best_state = _select(state.tensors, "best/")
+        self._load_optimiser(_select(state.tensors, "adam/"))
+        self.shuffler.set_state(state.tensors["shuffler"])
+        torch.set_rng_state(state.tensors["random"])
+        if self.plan.device.type == "cuda":
+            torch.cuda.set_rng_state(state.tensors["cuda"], self.plan.device)
+
+    def validate(self, epoch: Epoch) -> Epoch:
+        """Adds what the validation videos say, where there are any."""
+        if self.val is None:
+            return epoch
+        logits, labels = predict_videos(self.head, self.data, self.reader, self.val), self.data.labels[self.val]
+        losses = [compute_nll(logits[labels == c], labels[labels == c]) for c in (0, 1)]
+        return epoch.model_copy(update={"val_loss": sum(losses) / 2, "val_auc": compute_auc(labels, logits)})
+
+    def _save(self, store: StageStore) -> None:
+        tensors = {f"head/{name}": tensor for name, tensor in self.head.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best_state.items()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"adam/{number}/{name}": tensor for name, tensor in moments.items()}
+        tensors |= {"shuffler": self.shuffler.get_state(), "random": torch.get_rng_state()}
+        if self.plan.device.type == "cuda":
+            tensors["cuda"] = torch.cuda.get_rng_state(self.plan.device)
+        curve = [epoch.model_dump() for epoch in self.curve]
+        store.save(tensors, {"curve": curve, "best": self.best, "best_rank": self.best_rank})
+
+    def _load_optimiser(self, moments: dict[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in moments.items():
+            number, _, moment = name.partition("/")
+            state.setdefault(int(number), {})[moment] = tensor
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+
+    def train_epoch(self, number: int) -> float:
+        """Takes a step with every batch; the mean loss a clip."""
+        self.head.train()
+        config = self.plan.config
+        total = torch.zeros((), dtype=torch.float64, device=self.plan.device)
+        seen = 0
+        for batch in self.reader.read_shuffled(self.clips, self.size, self.sampler, config.augment, self.shuffler):
+            done = number - 1 + (seen + len(batch.clips) / 2) / len(self.clips)
+            _set_rate(self.optimiser, config, done / config.epochs)
+            total += self.step(batch) * len(batch.clips)
+            seen += len(batch.clips)
+        return float(total) / seen
+
+    def step(self, batch: Batch) -> Tensor:
+        """Forward, backward and an update of the weights; the loss."""
+        with self.autocast:
+            _, logits = self.head(batch.features, batch.lengths)
+        weight = None if self.weights is None else self.weights[batch.labels]
+        loss = functional.binary_cross_entropy_with_logits(logits.float(), batch.labels.float(), weight=weight)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(head.parameters(), config.max_grad_norm)
-        optimiser.step()
-        total += loss.detach() * len(batch)
-    return float(total) / len(order)
+        torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.plan.config.max_grad_norm)
+        self.optimiser.step()
+        return loss.detach()
 
 
-def _validate(epoch: Epoch, head: Head, data: ClipData, reader: BatchReader, val: NDArray[np.int64]) -> Epoch:
-    logits, labels = predict_videos(head, data, reader, val), data.labels[val]
-    losses = [compute_nll(logits[labels == c], labels[labels == c]) for c in (0, 1)]
-    return epoch.model_copy(update={"val_loss": sum(losses) / 2, "val_auc": compute_auc(labels, logits)})
+def _set_rate(optimiser: torch.optim.Optimizer, config: FitConfig, progress: float) -> None:
+    """The learning rate at a share of all planned steps: up in a line, then down along a cosine."""
+    share = 1.0
+    if progress < config.warmup:
+        share = progress / config.warmup
+    elif config.schedule == "cosine":
+        share = (1 + math.cos(math.pi * min(1.0, (progress - config.warmup) / (1 - config.warmup)))) / 2
+    for group in optimiser.param_groups:
+        group["lr"] = config.learning_rate * share
 
 
 def _balance_classes(labels: NDArray[np.int64]) -> Tensor:
     """Weights (2,) by label with which both classes count alike and a clip counts 1 on average."""
     counts = np.bincount(labels, minlength=2)
     return torch.tensor(len(labels) / (2.0 * counts), dtype=torch.float32)
+
+
+def _use_bf16(config: FitConfig, device: torch.device) -> bool:
+    """What `precision` comes to on this machine; `auto` asks what it can do, not how fast it is just now."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("amx_tile"))
+
+
+def _select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 @contextmanager

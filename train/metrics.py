@@ -5,19 +5,36 @@ Fake is the positive class. A metric that the data cannot define is null, never 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.errors import UsageError
 from extract.specs import Spec
+from train.bootstrap import (
+    Replicates,
+    Spread,
+    Units,
+    Values,
+    bound_loss,
+    bound_share,
+    count_units,
+    find_spread,
+    resample,
+)
+from train.ranking import FPR_LIMITS, Ranking
+from train.tallies import Tallies
 
-CONFIDENCE = 0.95
-CHUNK = 1 << 21  # weights held at once, in numbers
+ClusterKind = Literal["group", "target id"]
+PREVALENCES = (0.01, 0.1)
+FRAME_RESAMPLES = 200
 
 
 class Estimate(Spec):
-    """A metric and its percentile bootstrap 95 % interval; null where it is not defined."""
+    """A metric and its 95 % interval (`train.bootstrap` says which); null where it is not defined."""
 
     value: float | None
     low: float | None = None
@@ -25,7 +42,7 @@ class Estimate(Spec):
 
 
 class Confusion(Spec):
-    """Counts of videos; fake is positive."""
+    """Counts of videos; fake is positive. Of several seeds, those of the first."""
 
     tp: int
     fn: int
@@ -36,20 +53,35 @@ class Confusion(Spec):
 class Metrics(Spec):
     """Video-level metrics of one set of predictions.
 
-    `resamples_skipped` counts bootstrap replicates left out because they held one class only.
+    With several seeds each metric is the mean of what every seed's predictions have, so its interval is that of the
+    figure to expect of one head. Probabilities are meant for even odds, so both classes weigh alike in `log_loss`
+    (nats), `brier` and `ece`; `ap`, `accuracy`, `precision` and `f1` are at the data's own share of fakes, `ppv` and
+    `npv` at the shares that name them. `resamples_skipped` counts bootstrap replicates left out because they held one
+    class only.
     """
 
     n_videos: int
     n_groups: int
     n_real: int
     n_fake: int
+    cluster: ClusterKind
+    seeds: int
     auc: Estimate
-    accuracy: Estimate
+    ap: Estimate
+    eer: Estimate
+    tpr_at_fpr_1: Estimate
+    tpr_at_fpr_5: Estimate
     balanced_accuracy: Estimate
+    accuracy: Estimate
     precision: Estimate
     recall: Estimate
     f1: Estimate
     fpr: Estimate
+    log_loss: Estimate
+    brier: Estimate
+    ece: Estimate
+    ppv: dict[str, Estimate]
+    npv: dict[str, Estimate]
     confusion: Confusion
     resamples: int
     resamples_skipped: int
@@ -57,99 +89,179 @@ class Metrics(Spec):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was said of V videos: the truth, a score that rises with fakeness, and whether it was flagged as fake."""
+    """What was said of V videos, once or by S seeds: the truth, calibrated logits, and what was flagged as fake."""
 
     labels: NDArray[np.int64]  # (V,) 1 = fake
-    scores: NDArray[np.float64]  # (V,)
-    flagged: NDArray[np.bool_]  # (V,)
-    groups: NDArray[np.str_]  # (V,)
+    logits: NDArray[np.float64]  # (S, V) or (V,)
+    flagged: NDArray[np.bool_]  # (S, V) or (V,)
+    groups: NDArray[np.str_]  # (V,) the cluster of each video
+    cluster: ClusterKind = "group"
+
+    def __post_init__(self) -> None:
+        videos = len(self.labels)
+        if self.logits.shape != self.flagged.shape or self.logits.shape[-1] != videos or len(self.groups) != videos:
+            raise ValueError(
+                f"expected {videos} groups and logits and flags (S, {videos}), found {len(self.groups)}, "
+                f"{self.logits.shape}, {self.flagged.shape}"
+            )
+        if not np.isfinite(self.logits).all():
+            raise ValueError("a logit is not finite")
+
+    @property
+    def fake(self) -> NDArray[np.bool_]:
+        """Which of the videos are fake (V,)."""
+        return np.equal(self.labels, 1)
 
 
-def measure(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> Metrics:
-    """All metrics with intervals: whole groups are drawn with replacement (Field & Welsh 2007, cluster bootstrap).
+class Evaluator:
+    """Every metric of some predictions, for any number of times that each of its G clusters counts."""
 
-    Videos of one person are alike, so resampling single videos would give intervals that are too narrow. With
-    fewer than two groups, or with one class, there is no interval.
+    def __init__(self, predictions: Predictions) -> None:
+        fake = predictions.fake
+        self.clusters = Clustering(fake, predictions.groups)
+        cluster, count = self.clusters.of_video, len(self.clusters.classes)
+        logits, flagged = np.atleast_2d(predictions.logits), np.atleast_2d(predictions.flagged)
+        self._seeds = [
+            (Ranking(fake, of_seed, cluster), Tallies(fake, of_seed, said, cluster, count))
+            for of_seed, said in zip(logits, flagged, strict=True)
+        ]
+
+    def evaluate(self, weights: NDArray[np.float64]) -> Values:
+        """Each metric (R,) for weights (R, G): the mean over seeds, NaN where one of them does not define it."""
+        found = [ranking.evaluate(weights) | tallies.evaluate(weights) for ranking, tallies in self._seeds]
+        return {name: np.mean([of_seed[name] for of_seed in found], axis=0) for name in found[0]}
+
+    def evaluate_whole(self) -> dict[str, float]:
+        """Each metric of the videos as they are."""
+        return {
+            name: float(value[0]) for name, value in self.evaluate(np.ones((1, len(self.clusters.classes)))).items()
+        }
+
+
+class Clustering:
+    """The G clusters of V videos, and how many reals and fakes each of them holds."""
+
+    def __init__(self, fake: NDArray[np.bool_], groups: NDArray[np.str_]) -> None:
+        names, self.of_video = np.unique(groups, return_inverse=True)
+        counts = [np.bincount(self.of_video[fake == which], minlength=len(names)) for which in (False, True)]
+        self.classes = np.stack(counts, axis=1)  # (G, 2)
+
+    def count_units(self, name: str) -> Units:
+        """The clusters that a metric rests on: those of its class, else those of the class that has fewest."""
+        reals, fakes = (count_units(sizes) for sizes in self.classes.T)
+        if name in ("recall", "fpr"):
+            return fakes if name == "recall" else reals
+        held = [units for units in (reals, fakes) if units.count]
+        return min(held, key=lambda units: units.effective, default=Units(0, 0.0))
+
+    def find_spread(self, name: str, replicates: Replicates) -> Spread | None:
+        """How far chance moves a metric."""
+        return find_spread(replicates.values[name], replicates.pull[name], self.count_units(name))
+
+    def estimate(self, name: str, replicates: Replicates) -> Estimate:
+        """A metric with its interval."""
+        value, spread = replicates.point[name], self.find_spread(name, replicates)
+        if np.isnan(value) or spread is None:
+            return Estimate(value=None if np.isnan(value) else value)
+        if name == "log_loss":
+            low, high = bound_loss(value, spread)
+        else:
+            low, high = bound_share(value, spread, self.count_units(name), at_least=name not in FPR_LIMITS)
+        return Estimate(value=value, low=low, high=high)
+
+
+def measure(
+    predictions: Predictions, resamples: int = 1000, seed: int = 0, prevalences: Sequence[float] = PREVALENCES
+) -> Metrics:
+    """All metrics with intervals: whole groups are drawn with replacement.
+
+    A metric that rests on fewer than two groups has no interval.
     """
-    fake = predictions.labels == 1
-    names, group = np.unique(predictions.groups, return_inverse=True)
-    values = {name: _finite(value[0]) for name, value in _evaluate(predictions, np.ones((1, len(fake)))).items()}
-    replicates: dict[str, NDArray[np.float64]] = {}
-    kept = 0
-    if len(names) > 1 and fake.any() and not fake.all():
-        drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-        weights = drawn[:, group]  # (R, V) how often each video was drawn
-        weights = weights[(weights[:, fake].sum(1) > 0) & (weights[:, ~fake].sum(1) > 0)]
-        kept = len(weights)
-        step = max(1, CHUNK // len(fake))
-        parts = [_evaluate(predictions, weights[i : i + step].astype(np.float64)) for i in range(0, kept, step)]
-        replicates = {name: np.concatenate([part[name] for part in parts]) for name in values if parts}
-    estimates = {name: _estimate(value, replicates.get(name)) for name, value in values.items()}
+    evaluator = Evaluator(predictions)
+    clusters = evaluator.clusters
+    replicates = resample(evaluator.evaluate, clusters.classes, resamples, seed)
+    estimates = {name: clusters.estimate(name, replicates) for name in replicates.point}
+    recall, fpr = estimates["recall"], estimates["fpr"]
     return Metrics(
-        n_videos=len(fake),
-        n_groups=len(names),
-        n_real=int((~fake).sum()),
-        n_fake=int(fake.sum()),
-        confusion=Confusion(
-            tp=int((fake & predictions.flagged).sum()),
-            fn=int((fake & ~predictions.flagged).sum()),
-            fp=int((~fake & predictions.flagged).sum()),
-            tn=int((~fake & ~predictions.flagged).sum()),
-        ),
+        n_videos=len(predictions.labels),
+        n_groups=len(clusters.classes),
+        n_real=int((~predictions.fake).sum()),
+        n_fake=int(predictions.fake.sum()),
+        cluster=predictions.cluster,
+        seeds=len(np.atleast_2d(predictions.logits)),
+        ppv={f"{share:g}": find_ppv(recall, fpr, share) for share in prevalences},
+        npv={f"{share:g}": find_npv(recall, fpr, share) for share in prevalences},
+        confusion=count_outcomes(predictions),
         resamples=resamples,
-        resamples_skipped=resamples - kept,
+        resamples_skipped=resamples - replicates.kept,
         **estimates,
     )
 
 
+def measure_frames(
+    labels: NDArray[np.int64],
+    logits: NDArray[np.float64],
+    groups: NDArray[np.str_],
+    resamples: int = FRAME_RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """AUC over frames, each with the label (F,) and the group (F,) of its video; whole groups are resampled.
+
+    200 replicates tell a standard error to 5 %, and half a million frames take seconds.
+    """
+    clusters = Clustering(labels == 1, groups)
+    ranking = Ranking(labels == 1, logits, clusters.of_video)
+    replicates = resample(ranking.evaluate_auc, clusters.classes, resamples, seed)
+    return clusters.estimate("auc", replicates)
+
+
 def compute_auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float | None:
     """Area under the ROC curve over videos; null with one class."""
-    return _finite(_weigh_auc(labels == 1, scores, np.ones((1, len(labels))))[0])
+    ranking = Ranking(labels == 1, scores, np.zeros(len(labels), np.int64))
+    auc = float(ranking.evaluate_auc(np.ones((1, 1)))["auc"][0])
+    return None if np.isnan(auc) else auc
 
 
-def _evaluate(predictions: Predictions, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Each metric for each row of weights (R, V); NaN where it is not defined."""
-    fake, flagged = predictions.labels == 1, predictions.flagged
-    tp, fn = weights @ (fake & flagged), weights @ (fake & ~flagged)
-    fp, tn = weights @ (~fake & flagged), weights @ (~fake & ~flagged)
-    recall, fpr = _divide(tp, tp + fn), _divide(fp, fp + tn)
-    return {
-        "auc": _weigh_auc(fake, predictions.scores, weights),
-        "accuracy": _divide(tp + tn, weights.sum(1)),
-        "balanced_accuracy": (recall + 1 - fpr) / 2,
-        "precision": _divide(tp, tp + fp),
-        "recall": recall,
-        "f1": _divide(2 * tp, 2 * tp + fp + fn),
-        "fpr": fpr,
-    }
+def find_ppv(recall: Estimate, fpr: Estimate, share: float) -> Estimate:
+    """Of what is flagged, the part that is fake, where `share` of all videos are fake (Bayes' theorem).
+
+    Its ends take the worse ends of recall and FPR together, and the better ones: no narrower than 95 %, and honest
+    where no real was flagged.
+    """
+    ends = ((recall.value, fpr.value), (recall.low, fpr.high), (recall.high, fpr.low))
+    return _combine([_apply_bayes(hit, alarm, share) for hit, alarm in ends])
 
 
-def _weigh_auc(
-    fake: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """P(score of a fake > score of a real) + half of P(equal), the Mann-Whitney form, for each row of weights."""
-    if not len(scores):
-        return np.full(len(weights), np.nan)
-    order = np.argsort(scores, kind="stable")
-    first = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)  # where each distinct score begins
-    fakes = np.add.reduceat(np.where(fake[order], weights[:, order], 0.0), first, axis=1)  # (R, distinct)
-    reals = np.add.reduceat(np.where(fake[order], 0.0, weights[:, order]), first, axis=1)
-    below = np.cumsum(reals, axis=1) - reals
-    return _divide((fakes * (below + reals / 2)).sum(1), fakes.sum(1) * reals.sum(1))
+def find_npv(recall: Estimate, fpr: Estimate, share: float) -> Estimate:
+    """Of what is not flagged, the part that is real, where `share` of all videos are fake; ends as in `find_ppv`."""
+    ends = ((recall.value, fpr.value), (recall.low, fpr.high), (recall.high, fpr.low))
+    return _combine([_apply_bayes(_reverse(alarm), _reverse(hit), 1 - share) for hit, alarm in ends])
 
 
-def _divide(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-    return result
+def _apply_bayes(hit: float | None, alarm: float | None, share: float) -> float | None:
+    """P(it is so | it was said), from P(said | so), P(said | not so) and P(so)."""
+    if not 0 < share < 1:
+        raise UsageError(f"{share:g} is no share of fakes among all videos; expected more than 0 and less than 1")
+    if hit is None or alarm is None or hit == alarm == 0:
+        return None
+    return share * hit / (share * hit + (1 - share) * alarm)
 
 
-def _estimate(value: float | None, replicates: NDArray[np.float64] | None) -> Estimate:
-    defined = np.zeros(0) if replicates is None else replicates[~np.isnan(replicates)]
-    if value is None or not defined.size:
-        return Estimate(value=value)
-    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value=value, low=float(low), high=float(high))
+def _reverse(rate: float | None) -> float | None:
+    return None if rate is None else 1 - rate
 
 
-def _finite(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _combine(ends: Sequence[float | None]) -> Estimate:
+    value, low, high = ends
+    return Estimate(value=value, low=low, high=high) if value is not None else Estimate(value=None)
+
+
+def count_outcomes(predictions: Predictions) -> Confusion:
+    """The confusion matrix of the first seed."""
+    fake, flagged = predictions.fake, np.atleast_2d(predictions.flagged)[0]
+    return Confusion(
+        tp=int((fake & flagged).sum()),
+        fn=int((fake & ~flagged).sum()),
+        fp=int((~fake & flagged).sum()),
+        tn=int((~fake & ~flagged).sum()),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -12,10 +14,13 @@ import numpy as np
 import torch
 
 from extract.audit.report import count_noun
-from extract.cache import OK, FeatureCache, read_cache
+from extract.cache import FeatureCache
+from extract.errors import UsageError
 from extract.files import hash_file
 from extract.manifest import SPLITS
+from extract.specs import canonical_json
 from extract.versions import read_versions
+from train.calibrate import apply_sigmoid
 from train.checkpoint import (
     CacheSource,
     FoldRecord,
@@ -27,11 +32,13 @@ from train.checkpoint import (
     require_free,
     save_run,
 )
-from train.dataset import ClipData, select_usable
+from train.clusters import choose_clusters
+from train.dataset import ClipData, open_clip_data, select_usable
 from train.fit import choose_device
-from train.metrics import Metrics, measure
+from train.fit_store import FitStore
+from train.metrics import Metrics, Predictions, measure, measure_frames
 from train.plots import draw_confusion, draw_loss, draw_roc
-from train.schemes import TrainConfig, Trained, Watcher, cross_validate, train_once
+from train.schemes import Job, JudgedFold, TrainConfig, Trained, Watcher, cross_validate, train_once
 from train.splits import Assignment, assign_folds, assign_splits, find_overlap
 
 PACKAGES = ("unmask", "torch", "numpy", "scikit-learn", "scipy", "safetensors")
@@ -44,9 +51,11 @@ def train_run(
     overwrite: bool = False,
     watch: Watcher = lambda _: None,
 ) -> Run:
-    """Trains a head on a feature cache and writes the run directory `out`."""
+    """Trains a head on a feature cache and writes the run directory `out`; the same call continues a killed one."""
     require_free(out, overwrite)  # before the work, not after it
-    return train_on_cache(read_cache(cache_path), out, config, overwrite, watch)
+    config = config or TrainConfig()
+    with open_clip_data(cache_path, config.memory) as data:
+        return train_on_data(data, out, config, overwrite, watch)
 
 
 def train_on_cache(
@@ -58,72 +67,105 @@ def train_on_cache(
 ) -> Run:
     """The same for a cache that is in memory."""
     require_free(out, overwrite)
-    config = config or TrainConfig()
+    return train_on_data(select_usable(cache), out, config or TrainConfig(), overwrite, watch)
+
+
+def train_on_data(data: ClipData, out: Path, config: TrainConfig, overwrite: bool, watch: Watcher) -> Run:
+    """The same for a dataset."""
+    if config.seeds > 1 and config.folds is None:
+        raise UsageError(f"--seeds {config.seeds} repeats a cross-validation; say its --folds too, for example 5")
     device = choose_device(config.device)
-    data = select_usable(cache)
+    source = _identify_cache(data)
     given = [record.split for record in data.records]
+    seed = config.fit.seed
     if config.folds is None:
-        assignment = assign_splits(given, data.labels, data.groups, config.fit.seed)
-        trained = train_once(data, assignment, config, device, watch)
+        assignment = assign_splits(given, data.labels, data.groups, seed)
     else:
-        assignment = assign_folds(given, data.labels, data.groups, config.folds, config.fit.seed)
-        trained = cross_validate(data, assignment, config, device, watch)
-    document = _describe_run(cache, data, assignment, config, trained, device)
-    predictions = _list_predictions(data, assignment, trained)
-    plots = _plan_plots(assignment, document, trained)
-    return save_run(out, trained.fitted.head, document, predictions, plots, overwrite)
+        assignment = assign_folds(given, data.labels, data.groups, config.folds, seed)
+    versions = read_versions(PACKAGES)
+    store = FitStore(out, _hash_request(source, data, config, device, versions))
+    try:
+        job = Job(data, assignment, config, device, store, watch)
+        trained = train_once(job) if config.folds is None else cross_validate(job)
+        document = _describe_run(job, trained, source, versions)
+        predictions = _list_predictions(job, trained)
+        run = save_run(out, trained.fitted.head, document, predictions, _plan_plots(job, document, trained), overwrite)
+        store.remove()
+        return run
+    finally:
+        store.close()
 
 
-def _describe_run(
-    cache: FeatureCache,
-    data: ClipData,
-    assignment: Assignment,
-    config: TrainConfig,
-    trained: Trained,
-    device: torch.device,
-) -> RunDocument:
-    split = _describe_split(cache, data, assignment, config.folds)
+def _identify_cache(data: ClipData) -> CacheSource:
+    path = data.path
+    return CacheSource(name=path.name, path=str(path), sha256=hash_file(path) if path.is_file() else None)
+
+
+def _hash_request(
+    source: CacheSource, data: ClipData, config: TrainConfig, device: torch.device, versions: dict[str, str]
+) -> str:
+    """What a state of a killed run must have been asked for to be continued."""
+    asked = [config.fit, config.head, data.fingerprint]
+    document = {
+        "asked": [canonical_json(part) for part in asked],
+        "folds": [config.folds, config.seeds],
+        "cache": source.sha256 or [record.id for record in data.records],
+        "device": _name_device(device),
+        "versions": versions,
+    }
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _describe_run(job: Job, trained: Trained, source: CacheSource, versions: dict[str, str]) -> RunDocument:
+    data, config, assignment = job.data, job.config, job.assignment
+    split = _describe_split(data, assignment, config.folds)
     aucs = [fold.auc for fold in trained.folds if fold.auc is not None]
+    clusters = choose_clusters(data.records)
+    labels = data.labels
     return RunDocument(
         purpose=config.purpose,
         untrained_backbone=not data.fingerprint.backbone.trained,
-        device=_name_device(device),
-        versions=read_versions(PACKAGES),
-        cache=CacheSource(
-            name=cache.path.name,
-            path=str(cache.path),
-            sha256=hash_file(cache.path) if cache.path.is_file() else None,
-        ),
+        device=_name_device(job.device),
+        versions=versions,
+        cache=source,
         fingerprint=data.fingerprint,
         excluded=data.excluded,
         split=split,
         head=trained.fitted.head.config,
         fit=config.fit,
+        seeds=config.seed_numbers,
         best_epoch=trained.fitted.best_epoch,
         curve=trained.fitted.curve,
         calibrated_on=trained.decider.calibration.source,
         calibration=trained.decider.calibration,
-        threshold=trained.decider.threshold,
-        test=_measure_split(assignment, "test", config, trained),
-        out_of_fold=_measure_split(assignment, "train", config, trained) if trained.folds else None,
+        thresholds=trained.decider.thresholds,
+        default_preset=config.preset,
+        test=_measure_split("test", job, trained),
+        out_of_fold=_measure_split("train", job, trained) if trained.folds else None,
+        frame_auc={
+            name: measure_frames(labels[of.videos], of.logits, clusters.names[of.videos], seed=config.fit.seed)
+            for name, of in trained.frames.items()
+        },
         mean_fold_auc=statistics.fmean(aucs) if aucs else None,
-        folds=tuple(
-            FoldRecord(
-                fold=index,
-                best_epoch=fold.fitted.best_epoch,
-                calibration=fold.decider.calibration,
-                threshold=fold.decider.threshold,
-                auc=fold.auc,
-                curve=fold.fitted.curve,
-            )
-            for index, fold in enumerate(trained.folds)
-        ),
+        folds=tuple(_describe_fold(index, fold, config) for index, fold in enumerate(trained.folds)),
         warnings=_collect_warnings(split, trained),
     )
 
 
-def _describe_split(cache: FeatureCache, data: ClipData, assignment: Assignment, folds: int | None) -> SplitRecord:
-    lost = Counter(record.split for record in cache.videos if record.status != OK)
+def _describe_fold(index: int, fold: JudgedFold, config: TrainConfig) -> FoldRecord:
+    return FoldRecord(
+        seed=fold.seed,
+        fold=index % (config.folds or 1),
+        best_epoch=fold.fitted.best_epoch,
+        calibration=fold.decider.calibration,
+        thresholds=fold.decider.thresholds,
+        auc=fold.auc,
+        curve=fold.fitted.curve,
+    )
+
+
+def _describe_split(data: ClipData, assignment: Assignment, folds: int | None) -> SplitRecord:
+    lost = Counter(record.split for record in data.lost)
     counts: dict[str, SplitCount] = {}
     for name in SPLITS:
         videos = assignment.select(name)
@@ -148,9 +190,21 @@ def _name_protocols(data: ClipData, assignment: Assignment) -> tuple[str, ...]:
     return tuple(sorted({data.records[video].protocol for video in kept} - {""}))
 
 
-def _measure_split(assignment: Assignment, split: str, config: TrainConfig, trained: Trained) -> Metrics | None:
-    videos = assignment.select(split)
-    return measure(trained.scores.select(videos), seed=config.fit.seed) if videos.size else None
+def _select_predictions(split: str, job: Job, trained: Trained) -> Predictions | None:
+    """The held-out predictions of a split to be measured; None for an empty one."""
+    videos, scores = job.assignment.select(split), trained.scores
+    if not videos.size:
+        return None
+    made = ~np.isnan(scores.logits[:, videos]).any(axis=1)  # the test split is predicted by one seed alone
+    logits = scores.calibrated[made][:, videos]
+    flagged = apply_sigmoid(logits) >= scores.threshold[made][:, videos]
+    clusters = choose_clusters([job.data.records[video] for video in videos])
+    return Predictions(job.data.labels[videos], logits, flagged, clusters.names)
+
+
+def _measure_split(split: str, job: Job, trained: Trained) -> Metrics | None:
+    predictions = _select_predictions(split, job, trained)
+    return None if predictions is None else measure(predictions, seed=job.config.fit.seed)
 
 
 def _collect_warnings(split: SplitRecord, trained: Trained) -> tuple[str, ...]:
@@ -198,27 +252,43 @@ def _describe_overlap(split: SplitRecord) -> str:
     return f"{origin} divides {divided}: {seen} show a person or come from a clip that training or validation has seen"
 
 
-def _list_predictions(data: ClipData, assignment: Assignment, trained: Trained) -> list[PredictionRow]:
-    scores = trained.scores
+def _list_predictions(job: Job, trained: Trained) -> list[PredictionRow]:
+    """A row a video and seed; with folds, a test video is predicted by the saved head alone."""
     return [
-        PredictionRow(
-            id=record.id,
-            label=record.label,
-            split=str(assignment.split[video]),
-            fold=None if assignment.fold is None or assignment.fold[video] < 0 else int(assignment.fold[video]),
-            group=record.group,
-            dataset=record.dataset,
-            method=record.method,
-            logit=float(scores.logits[video]),
-            p_fake=float(scores.probs[video]),
-            outcome="FAKE" if scores.flagged[video] else "REAL",
-            in_training=assignment.fold is None and assignment.split[video] == "train",
-        )
-        for video, record in enumerate(data.records)
+        _make_row(job, trained, seed, video)
+        for seed in range(job.config.seeds)
+        for video in range(len(job.data.records))
+        if not np.isnan(trained.scores.logits[seed, video])
     ]
 
 
-def _plan_plots(assignment: Assignment, document: RunDocument, trained: Trained) -> dict[str, Callable[[Path], None]]:
+def _make_row(job: Job, trained: Trained, seed: int, video: int) -> PredictionRow:
+    record, assignment, scores = job.data.records[video], job.assignment, trained.scores
+    split = str(assignment.split[video])
+    calibrated = float(scores.calibrated[seed, video])
+    prob = float(apply_sigmoid(np.array(calibrated)))
+    low, high = scores.band[seed, video].tolist()
+    return PredictionRow(
+        id=record.id,
+        sha256=record.sha256,
+        label=record.label,
+        split=split,
+        fold=None if assignment.fold is None or assignment.fold[video] < 0 else int(assignment.fold[video]),
+        seed=job.config.seed_numbers[seed],
+        group=record.group,
+        pair=record.pair,
+        dataset=record.dataset,
+        method=record.method,
+        logit=float(scores.logits[seed, video]),
+        calibrated=calibrated,
+        p_fake=prob,
+        flagged=prob >= float(scores.threshold[seed, video]),
+        outcome="REAL" if prob < low else "UNCERTAIN" if prob < high else "FAKE",
+        in_training=assignment.fold is None and split == "train",
+    )
+
+
+def _plan_plots(job: Job, document: RunDocument, trained: Trained) -> dict[str, Callable[[Path], None]]:
     """ROC and confusion of whatever judges the run, best evidence first: test, out-of-fold; and the loss."""
     backbone = ", untrained backbone" if document.untrained_backbone else ""
     name, fitted = document.cache.name, document.split.counts["train"]
@@ -231,9 +301,10 @@ def _plan_plots(assignment: Assignment, document: RunDocument, trained: Trained)
         ("train", document.out_of_fold, "oof_", "out-of-fold", "folds' own thresholds"),
     )
     for split, metrics, prefix, words, point in judged:
-        if metrics is None:
+        predictions = _select_predictions(split, job, trained) if metrics is not None else None
+        if metrics is None or predictions is None:
             continue
-        predictions, title = trained.scores.select(assignment.select(split)), f"{name}, {words}{backbone}"
+        title = f"{name}, {words}{backbone}"
         plots[f"{prefix}roc.png"] = partial(draw_roc, predictions, metrics, title, point)
         plots[f"{prefix}confusion.png"] = partial(draw_confusion, metrics, title)
     return plots

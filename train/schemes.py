@@ -12,23 +12,45 @@ from numpy.typing import NDArray
 
 from extract.errors import UsageError
 from extract.session import Device
-from train.calibrate import Calibration, Source, Threshold, choose_threshold, fit_temperature
-from train.config import FitConfig, Purpose
-from train.dataset import BatchReader, ClipData
-from train.fit import Epoch, FittedHead, fit_head
-from train.metrics import Predictions, compute_auc
-from train.predict import predict_videos
+from train.batches import BatchReader
+from train.calibrate import Calibration, Method, Source, fit_calibration
+from train.config import FitConfig, HeadShape, Purpose
+from train.dataset import ClipData
+from train.fit import Epoch, FitPlan, FittedHead, fit_head
+from train.fit_store import FitStore
+from train.metrics import compute_auc
+from train.predict import predict_frames, predict_videos
 from train.splits import Assignment
+from train.thresholds import DEFAULT_PRESET, Target, Threshold, choose_thresholds
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run is asked for; `folds` asks for cross-validation by group."""
+    """What a run is asked for.
+
+    `folds` asks for cross-validation by group, `seeds` for so many of it; the first of `targets` decides instead of
+    the default preset; `memory` is what the process may take, in bytes.
+    """
 
     fit: FitConfig = field(default_factory=FitConfig)
+    head: HeadShape = field(default_factory=HeadShape)
     folds: int | None = None
+    seeds: int = 1
     device: Device = "auto"
     purpose: Purpose = "research"
+    calibration: Method = "platt"
+    targets: tuple[Target, ...] = ()
+    memory: int | None = None
+
+    @property
+    def preset(self) -> str:
+        """The name of the threshold that decides."""
+        return self.targets[0].name if self.targets else DEFAULT_PRESET
+
+    @property
+    def seed_numbers(self) -> tuple[int, ...]:
+        """The seeds, one a repetition."""
+        return tuple(range(self.fit.seed, self.fit.seed + self.seeds))
 
 
 @dataclass(frozen=True)
@@ -44,46 +66,56 @@ Watcher = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Decider:
-    """A calibration and the threshold chosen on its probabilities."""
+    """A calibration and the thresholds chosen on its probabilities."""
 
     calibration: Calibration
-    threshold: Threshold
+    thresholds: dict[str, Threshold]
 
     @classmethod
-    def fit(cls, logits: NDArray[np.float64], labels: NDArray[np.int64], source: Source) -> Decider:
-        """Fits both to the same video logits (V,)."""
-        calibration = fit_temperature(logits, labels, source)
-        return cls(calibration, choose_threshold(calibration.apply(logits), labels, source))
+    def fit(
+        cls, data: ClipData, logits: NDArray[np.float64], videos: NDArray[np.int64], source: Source, config: TrainConfig
+    ) -> Decider:
+        """Fits both to the logits (V,), or (S, V) of several seeds, of some videos."""
+        labels, groups = data.labels[videos], data.groups[videos]
+        calibration = fit_calibration(logits, labels, source, config.calibration)
+        probs = calibration.apply(logits)
+        return cls(calibration, choose_thresholds(probs, labels, groups, source, config.targets, config.fit.seed))
 
 
 class VideoScores:
-    """Predictions for the V videos of a dataset, filled in part by part; NaN until then."""
+    """Predictions for the V videos of a dataset by S seeds, filled in part by part; NaN until then."""
 
-    def __init__(self, data: ClipData) -> None:
-        count = len(data.records)
+    def __init__(self, data: ClipData, config: TrainConfig) -> None:
+        shape = config.seeds, len(data.records)
         self.data = data
-        self.logits = np.full(count, np.nan)  # (V,) uncalibrated
-        self.calibrated = np.full(count, np.nan)  # (V,) logits after calibration
-        self.probs = np.full(count, np.nan)  # (V,)
-        self.flagged = np.zeros(count, dtype=np.bool_)  # (V,)
+        self.preset = config.preset
+        self.logits = np.full(shape, np.nan)  # (S, V) uncalibrated
+        self.calibrated = np.full(shape, np.nan)  # (S, V) logits after calibration
+        self.threshold = np.full(shape, np.nan)  # (S, V) P(fake) from which a video is flagged
+        self.band = np.full((*shape, 2), np.nan)  # (S, V, 2) where it is uncertain
 
-    def fill(self, videos: NDArray[np.int64], logits: NDArray[np.float64], decider: Decider) -> None:
-        """Takes the uncalibrated logits of some videos and the decisions that follow from them."""
-        self.logits[videos] = logits
-        self.calibrated[videos] = decider.calibration.scale(logits)
-        self.probs[videos] = decider.calibration.apply(logits)
-        self.flagged[videos] = self.probs[videos] >= decider.threshold.value
+    def fill(self, seed: int, videos: NDArray[np.int64], logits: NDArray[np.float64], decider: Decider) -> None:
+        """Takes the uncalibrated logits of some videos by one seed's head, and how they are decided."""
+        threshold = decider.thresholds[self.preset]
+        self.logits[seed, videos] = logits
+        self.calibrated[seed, videos] = decider.calibration.scale(logits)
+        self.threshold[seed, videos] = threshold.value
+        self.band[seed, videos] = threshold.low, threshold.high
 
-    def select(self, videos: NDArray[np.int64]) -> Predictions:
-        """The predictions of some videos, to be measured."""
-        data = self.data
-        return Predictions(data.labels[videos], self.calibrated[videos], self.flagged[videos], data.groups[videos])
+
+@dataclass(frozen=True)
+class FrameScores:
+    """Calibrated logits of the frames of held-out videos."""
+
+    logits: NDArray[np.float64]  # (F,)
+    videos: NDArray[np.int64]  # (F,)
 
 
 @dataclass(frozen=True)
 class JudgedFold:
     """One fold: the head that never saw it, decided by that head's validation fold, and its AUC on this one."""
 
+    seed: int
     fitted: FittedHead
     decider: Decider
     auc: float | None
@@ -91,71 +123,112 @@ class JudgedFold:
 
 @dataclass(frozen=True)
 class Trained:
-    """A head to keep, how it decides, and the predictions that judge it."""
+    """A head to keep, how it decides, and the predictions that judge it; frames are those of the first seed."""
 
     fitted: FittedHead
     decider: Decider
     scores: VideoScores
+    frames: dict[str, FrameScores]  # by "test" and "out-of-fold"
     folds: tuple[JudgedFold, ...] = ()
 
 
-def train_once(
-    data: ClipData, assignment: Assignment, config: TrainConfig, device: torch.device, watch: Watcher
-) -> Trained:
-    """Fits on train; validation picks the epoch, the calibration and the threshold."""
-    train, val = assignment.select("train"), assignment.select("val")
-    fitted = fit_head(data, train, val, config.fit, device, lambda epoch: watch(Progress("fit", epoch)))
-    everyone = np.arange(len(data.records))
-    logits = predict_videos(fitted.head, data, BatchReader(data, device), everyone)
-    decider = Decider.fit(logits[val], data.labels[val], "validation")
-    scores = VideoScores(data)
-    scores.fill(everyone, logits, decider)
-    return Trained(fitted, decider, scores)
+@dataclass(frozen=True)
+class Job:
+    """What both ways are given."""
+
+    data: ClipData
+    assignment: Assignment
+    config: TrainConfig
+    device: torch.device
+    store: FitStore
+    watch: Watcher
+
+    def fit(
+        self,
+        stage: str,
+        train: NDArray[np.int64],
+        val: NDArray[np.int64] | None,
+        seed: int,
+        stop_after: int | None = None,
+    ) -> FittedHead:
+        """One stage, continued where an earlier run was killed."""
+        plan = FitPlan(
+            self.config.fit.model_copy(update={"seed": seed}),
+            self.config.head,
+            self.device,
+            stop_after,
+            self.store.stage(stage.replace(" ", "-").replace("/", "-of-")),
+            lambda epoch: self.watch(Progress(stage, epoch)),
+        )
+        return fit_head(self.data, train, val, plan)
+
+    def predict(self, head: FittedHead, videos: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Uncalibrated logits (V,) of some videos."""
+        return predict_videos(head.head, self.data, BatchReader(self.data, self.device), videos)
+
+    def predict_frames(self, head: FittedHead, videos: NDArray[np.int64], decider: Decider) -> FrameScores:
+        """Calibrated logits of the frames of some videos."""
+        logits, owners = predict_frames(head.head, self.data, BatchReader(self.data, self.device), videos)
+        return FrameScores(decider.calibration.scale(logits), owners)
 
 
-def cross_validate(
-    data: ClipData, assignment: Assignment, config: TrainConfig, device: torch.device, watch: Watcher
-) -> Trained:
-    """Judges each fold by a head, calibration and threshold that never saw it, then fits one head to all folds.
+def train_once(job: Job) -> Trained:
+    """Fits on train; validation picks the epoch, the calibration and the thresholds."""
+    train, val, test = (job.assignment.select(name) for name in ("train", "val", "test"))
+    fitted = job.fit("fit", train, val, job.config.fit.seed)
+    everyone = np.arange(len(job.data.records))
+    logits = job.predict(fitted, everyone)
+    decider = Decider.fit(job.data, logits[val], val, "validation", job.config)
+    scores = VideoScores(job.data, job.config)
+    scores.fill(0, everyone, logits, decider)
+    frames = {"test": job.predict_frames(fitted, test, decider)} if test.size else {}
+    return Trained(fitted, decider, scores, frames)
+
+
+def cross_validate(job: Job) -> Trained:
+    """Judges each fold by a head, calibration and thresholds that never saw it, then fits one head to all folds.
 
     That head runs for the folds' median best epoch and is calibrated on the pooled out-of-fold logits (the scheme of
     scikit-learn's CalibratedClassifierCV with ensemble=False). The out-of-fold decisions stay those of the folds'
-    own thresholds: a threshold chosen on the pool and judged by it would flatter itself.
+    own thresholds: a threshold chosen on the pool and judged by it would flatter itself. Every seed fits all folds.
     """
-    if assignment.fold is None:
+    fold = job.assignment.fold
+    if fold is None:
         raise UsageError("cross-validation needs an assignment with folds")
-    scores = VideoScores(data)
-    count = int(assignment.fold.max()) + 1
-    folds = []
-    for index in range(count):
-        held = assignment.fold == index
-        val = assignment.fold == (index + 1) % count
-        train = (assignment.fold >= 0) & ~held & ~val
-        stage = f"fold {index + 1}/{count}"
-        fitted = fit_head(
-            data, np.flatnonzero(train), np.flatnonzero(val), config.fit, device, _name_stage(watch, stage)
-        )
-        folds.append(_judge_fold(fitted, np.flatnonzero(held), np.flatnonzero(val), scores, device))
-    pool = assignment.select("train")
-    decider = Decider.fit(scores.logits[pool], data.labels[pool], "out-of-fold")
+    scores = VideoScores(job.data, job.config)
+    folds, frames = [], []
+    for place in range(job.config.seeds):
+        for index in range(int(fold.max()) + 1):
+            judged, seen = _judge_fold(job, fold, index, place, scores)
+            folds.append(judged)
+            frames += seen
+    pool, test = job.assignment.select("train"), job.assignment.select("test")
+    decider = Decider.fit(job.data, scores.logits[:, pool], pool, "out-of-fold", job.config)
     epochs = max(1, round(statistics.median(fold.fitted.best_epoch for fold in folds)))
-    fit = config.fit.model_copy(update={"epochs": epochs})
-    fitted = fit_head(data, pool, None, fit, device, _name_stage(watch, "refit"))
-    test = assignment.select("test")
+    fitted = job.fit("refit", pool, None, job.config.fit.seed, epochs)
+    held = {"out-of-fold": FrameScores(*(np.concatenate(parts) for parts in zip(*frames, strict=True)))}
     if test.size:
-        scores.fill(test, predict_videos(fitted.head, data, BatchReader(data, device), test), decider)
-    return Trained(fitted, decider, scores, tuple(folds))
+        scores.fill(0, test, job.predict(fitted, test), decider)
+        held["test"] = job.predict_frames(fitted, test, decider)
+    return Trained(fitted, decider, scores, held, tuple(folds))
 
 
 def _judge_fold(
-    fitted: FittedHead, held: NDArray[np.int64], val: NDArray[np.int64], scores: VideoScores, device: torch.device
-) -> JudgedFold:
-    data = scores.data
-    reader = BatchReader(data, device)
-    decider = Decider.fit(predict_videos(fitted.head, data, reader, val), data.labels[val], "validation")
-    scores.fill(held, predict_videos(fitted.head, data, reader, held), decider)
-    return JudgedFold(fitted, decider, compute_auc(data.labels[held], scores.logits[held]))
-
-
-def _name_stage(watch: Watcher, stage: str) -> Callable[[Epoch], None]:
-    return lambda epoch: watch(Progress(stage, epoch))
+    job: Job, fold: NDArray[np.int64], index: int, place: int, scores: VideoScores
+) -> tuple[JudgedFold, list[tuple[NDArray[np.float64], NDArray[np.int64]]]]:
+    """Fits without one fold and judges it; the frames of the first seed come with it."""
+    count = int(fold.max()) + 1
+    following = (index + 1) % count
+    held, val = np.flatnonzero(fold == index), np.flatnonzero(fold == following)
+    train = np.flatnonzero((fold >= 0) & (fold != index) & (fold != following))
+    seed = job.config.seed_numbers[place]
+    stage = f"fold {index + 1}/{count}" if job.config.seeds == 1 else f"seed {seed}, fold {index + 1}/{count}"
+    fitted = job.fit(stage, train, val, seed)
+    decider = Decider.fit(job.data, job.predict(fitted, val), val, "validation", job.config)
+    logits = job.predict(fitted, held)
+    scores.fill(place, held, logits, decider)
+    judged = JudgedFold(seed, fitted, decider, compute_auc(job.data.labels[held], logits))
+    if place:
+        return judged, []
+    frames = job.predict_frames(fitted, held, decider)
+    return judged, [(frames.logits, frames.videos)]

@@ -1,0 +1,133 @@
+"""The folder of an evaluation: figures, predictions, pictures and a report, written whole and read with checks.
+
+report.html        everything below on one page that needs no other file
+metrics.json       Evaluation
+predictions.csv    one line a judged video and seed (EvaluatedRow)
+*.png              scores, ROC, precision and recall, thresholds, reliability, confusion
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from extract.errors import FormatError, UsageError
+from extract.files import write_directory_aside
+from train.account import give_account
+from train.calibrate import apply_sigmoid
+from train.checkpoint import PREDICTIONS, PredictionRow, Run
+from train.evaluate import FORMAT, Evaluated, Evaluation
+from train.evaluation_plots import plan_figures
+from train.plots import render_svg, save_png
+from train.report import render_report
+
+METRICS, REPORT = "metrics.json", "report.html"
+KIND = "unmask-evaluation/"
+
+
+@dataclass(frozen=True)
+class EvaluatedRow(PredictionRow):
+    """A prediction with the video's part in training: `train`, `val`, `test`, `out-of-fold`, or `new`."""
+
+    role: str
+
+
+def name_folder(run: Run, features: Path | None) -> Path:
+    """Where an evaluation lies unless told: in the run; one on another cache is named by it."""
+    own = features is None or features.resolve() == Path(run.document.cache.path).resolve()
+    return run.path / ("evaluation" if own or features is None else f"evaluation-{features.stem}")
+
+
+def require_free(out: Path, overwrite: bool) -> None:
+    """Refuses to replace anything but an evaluation of ours, and that only with `overwrite`."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not is_evaluation(out):
+        raise UsageError(f"{out} exists and is no evaluation of unmask; choose another --out")
+    if not overwrite:
+        raise UsageError(f"{out} already holds an evaluation; give --overwrite to replace it, or choose another --out")
+
+
+def is_evaluation(path: Path) -> bool:
+    """Whether a folder holds an evaluation, of whichever version."""
+    try:
+        found = json.loads((path / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and str(found.get("format")).startswith(KIND)
+
+
+def save_evaluation(out: Path, evaluated: Evaluated, overwrite: bool = False) -> None:
+    """Writes the folder, whole or not at all."""
+    require_free(out, overwrite)
+    document, predictions = evaluated.document, evaluated.predictions
+    thresholds = {name: transfer.threshold for name, transfer in document.thresholds.items()}
+    plans = plan_figures(predictions, document, thresholds, document.preset, document.source.name)
+    with write_directory_aside(out) as temporary:
+        (temporary / METRICS).write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        _write_rows(temporary / PREDICTIONS, list_rows(evaluated))
+        pictures = {}
+        for name, plot in plans.items():
+            figure = plot()
+            save_png(figure, temporary / f"{name}.png")
+            pictures[name] = render_svg(figure, name)
+        (temporary / REPORT).write_text(render_report(give_account(document), pictures), encoding="utf-8")
+
+
+def list_rows(evaluated: Evaluated) -> list[EvaluatedRow]:
+    """What each head said of each video; with one head, as a run's own predictions say it."""
+    judged, flagged = evaluated.judged, evaluated.predictions.flagged
+    probs = apply_sigmoid(judged.calibrated)
+    outcomes = evaluated.applied.name_outcomes(probs)
+    return [
+        EvaluatedRow(
+            id=video.id,
+            sha256=video.sha256,
+            label=video.label,
+            split={"out-of-fold": "train", "new": ""}.get(video.role, video.role),
+            fold=None if judged.fold is None else int(judged.fold[head, place]),
+            seed=seed,
+            group=video.group,
+            pair=video.pair,
+            dataset=video.dataset,
+            method=video.method,
+            logit=float(judged.logits[head, place]),
+            calibrated=float(judged.calibrated[head, place]),
+            p_fake=float(probs[head, place]),
+            flagged=bool(flagged[head, place]),
+            outcome=str(outcomes[head, place]),
+            in_training=video.role == "train",
+            role=video.role,
+        )
+        for head, seed in enumerate(judged.seeds)
+        for place, video in enumerate(judged.videos)
+    ]
+
+
+def load_evaluation(path: Path) -> Evaluation:
+    """Opens the metrics of an evaluation; one that is damaged or of another version is refused."""
+    file = path / METRICS
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{file} is missing or damaged: {error}; evaluate again") from error
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise FormatError(f"{file} has the format {version!r}, expected {FORMAT!r}; evaluate again")
+    try:
+        return Evaluation.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise FormatError(f"{file} is damaged at {place}: {first['msg']}; evaluate again") from error
+
+
+def _write_rows(path: Path, rows: list[EvaluatedRow]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([field.name for field in fields(EvaluatedRow)])
+        writer.writerows(astuple(row) for row in rows)

@@ -1,0 +1,145 @@
+"""What a sweep says of itself: a leaderboard as a file and as a table, pictures, and one JSON document."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+from extract.files import translate_os_errors, write_aside, write_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from train.metrics import Metrics
+    from train.study import Trial
+    from train.sweep import Sweep
+    from train.sweep_document import SweepIdentity
+
+LEADERBOARD, HISTORY, IMPORTANCE = "leaderboard.csv", "history.png", "importance.png"
+CHOICES = (
+    "encoder", "pooling", "conditioning", "bidirectional", "projection", "hidden", "layers", "dropout",
+    "learning_rate", "weight_decay",
+)  # fmt: skip
+SHAPES = ("bidirectional", "projection", "hidden", "layers")  # which a linear head does not have
+SHOWN = 10  # trials in the table
+
+
+def write_report(sweep: Sweep) -> None:
+    """Writes the leaderboard and the pictures."""
+    from train.sweep_plots import draw_history, draw_importances
+
+    rows = [describe_trial(rank, trial, sweep.document.identity) for rank, trial in enumerate(sweep.trials, 1)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["rank"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(sweep.path / LEADERBOARD, text.getvalue())
+    name = f"{sweep.path.name}: {sweep.document.cache}"
+    with write_aside(sweep.path / HISTORY) as temporary:
+        draw_history(sweep.trials, name, temporary)
+    picture = sweep.path / IMPORTANCE
+    if sweep.importances.shares:
+        with write_aside(picture) as temporary:
+            draw_importances(sweep.importances.shares, name, temporary)
+        return
+    with translate_os_errors(picture):
+        picture.unlink(missing_ok=True)
+
+
+def describe_trial(rank: int, trial: Trial, identity: SweepIdentity) -> dict[str, Any]:
+    """A line of the leaderboard."""
+    shape, fit = identity.configure(trial.chosen)
+    settings = {**shape.model_dump(), **fit.model_dump()}
+    absent = SHAPES if shape.encoder == "linear" else ()
+    return {
+        "rank": rank,
+        "trial": trial.number,
+        "state": trial.state,
+        "value": "" if trial.value is None else round(trial.value, 6),
+        "best_epoch": trial.best_epoch or "",
+        "epochs": trial.epochs,
+        "seconds": "" if trial.seconds is None else round(trial.seconds, 2),
+        **{name: "" if name in absent else settings[name] for name in CHOICES},
+        "note": trial.note,
+    }
+
+
+def summarise_sweep(sweep: Sweep) -> dict[str, Any]:
+    """One JSON document; the leaderboard of all trials is a file."""
+    document = sweep.document.model_dump(mode="json")
+    rows = [describe_trial(n, t, sweep.document.identity) for n, t in enumerate(sweep.trials[:SHOWN], 1)]
+    run = None
+    if sweep.run is not None:
+        found = sweep.run.document
+        run = {
+            "path": str(sweep.run.path),
+            "folds": found.split.folds,
+            "seeds": list(found.seeds),
+            "seconds": round(sweep.run_seconds, 3),
+            "out_of_fold": None if found.out_of_fold is None else found.out_of_fold.model_dump(mode="json"),
+            "test": None if found.test is None else found.test.model_dump(mode="json"),
+        }
+    return {
+        "out": str(sweep.path), "seconds": round(sweep.seconds, 3), **document, "leaderboard": rows,
+        "note": describe_value(sweep), "run": run,
+    }  # fmt: skip
+
+
+def tabulate_trials(sweep: Sweep) -> Table:
+    """The best trials, and what their value is worth."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(str(sweep.path)), title_justify="left", caption_justify="left")
+    columns = ("rank", "trial", "state", "value", "epochs", *CHOICES)
+    for name in columns:
+        table.add_column(name.replace("_", " "))
+    for rank, trial in enumerate(sweep.trials[:SHOWN], 1):
+        row = describe_trial(rank, trial, sweep.document.identity)
+        table.add_row(*(f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in columns))
+    counts = ", ".join(f"{count} {state}" for state, count in sweep.document.counts.items() if count)
+    importances = "; ".join(f"{name} {share:.2f}" for name, share in list(sweep.importances.shares.items())[:4])
+    found = f"mattered most: {importances}" if importances else f"importances: {sweep.importances.note}"
+    table.caption = Text(f"{counts}; {found}\n{describe_value(sweep)}")
+    return table
+
+
+def describe_value(sweep: Sweep) -> str:
+    """What is to be known of the best value."""
+    split = sweep.document.split
+    if split is None or sweep.document.best is None:
+        return "no trial is complete"
+    real, fake = split.real["val"], split.fake["val"]
+    return (
+        f"value: smoothed video AUC on {real} real and {fake} fake validation videos; the best of "
+        f"{sum(sweep.document.counts.values())} was chosen by that figure, which flatters it"
+    )
+
+
+def tabulate_run(sweep: Sweep) -> Table:
+    """The figure of the best trial beside the honest ones."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from train.plots import format_estimate
+
+    table = Table(title="the best configuration, video AUC", title_justify="left", caption_justify="left")
+    table.add_column("judged by")
+    table.add_column("video AUC", justify="right")
+    best, run = sweep.document.best, sweep.run
+    if best is None or run is None:
+        return table
+    table.add_row(f"trial {best.trial}, on the videos that chose it", f"{best.value:.3f}")
+    judged: dict[str, Metrics | None] = {
+        f"{run.document.split.folds} folds by group, {len(run.document.seeds)} seeds": run.document.out_of_fold,
+        "test split, seen by no trial": run.document.test,
+    }
+    for name, metrics in judged.items():
+        if metrics is not None:
+            table.add_row(f"{name}: {metrics.n_videos} videos", format_estimate(metrics.auc))
+    table.caption = Text(
+        f"{run.path}; no video of a fold was trained on for its own figure, but the configuration was chosen with the "
+        "validation videos, which are among them"
+    )
+    return table
