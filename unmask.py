@@ -37,6 +37,7 @@ EXTRAS = {
         (
             "h5py",
             "jinja2",
+            "markupsafe",
             "matplotlib",
             "onnx",
             "onnxscript",

@@ -28,7 +28,7 @@ def write_synthetic_cache(path: Path, videos: int, dim: int) -> Path:
 def _make_results(videos: int, dim: int) -> Iterator[VideoResult]:
     rng = np.random.default_rng(0)
     mean, change = (rng.normal(size=dim).astype(np.float32) / np.sqrt(dim) for _ in range(2))
-    boxes, scores = np.tile(np.float32([0, 0, 9, 9]), (FRAMES, 1)), np.ones(FRAMES, np.float32)
+    boxes, scores = np.tile(np.array([0, 0, 9, 9], np.float32), (FRAMES, 1)), np.ones(FRAMES, np.float32)
     times_s, signs = np.arange(FRAMES) / 3.2, np.where(np.arange(FRAMES) % 2, 1, -1).astype(np.float32)
     for video in range(videos):
         person = video // PEOPLE_SHARE

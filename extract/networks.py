@@ -166,6 +166,8 @@ def _scale_features(network: Network) -> Network:
     class Scale(nn.Module):
         """Multiplies by a constant, which counts among the weights."""
 
+        factor: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("factor", torch.tensor(2.0 ** -round(math.log2(largest))))
@@ -217,7 +219,8 @@ def _load_efficientnet_lite(weights: str) -> Network:
             return pooled.flatten(1)
 
     net._fc = nn.Identity()
-    return Network(EFFICIENTNET_LITE, Features(), *_describe_weights(weights, "imagenet"))
+    network = Network(EFFICIENTNET_LITE, Features().eval(), *_describe_weights(weights, "imagenet"))
+    return network if network.trained else _scale_features(network)
 
 
 def _is_imagenet(weights: str) -> bool:

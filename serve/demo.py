@@ -26,7 +26,7 @@ from extract.results import VideoRecord
 from extract.run import extract_manifest
 from extract.specs import BackboneSpec, TrackSpec
 from serve.scorer import Scorer
-from serve.verdict import DEMONSTRATION, Outcome, Verdict
+from serve.verdict import DEMONSTRATION, Verdict
 
 if TYPE_CHECKING:
     from train.metrics import Metrics

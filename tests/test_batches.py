@@ -70,20 +70,18 @@ def test_a_streamed_epoch_shows_every_clip_once_in_an_order_of_its_own(features:
 
 def test_streaming_holds_no_more_rows_than_it_may(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[int] = []
-    monkeypatch.setattr(StreamedRows, "load", spy_on(StreamedRows.load, loaded))
+    load = StreamedRows.load
+
+    def spy(self: StreamedRows, first: int, end: int) -> torch.Tensor:
+        loaded.append((end - first) * self.dim * 2)
+        return load(self, first, end)
+
+    monkeypatch.setattr(StreamedRows, "load", spy)
     streamed = stream(features, 32_000)
     for _ in BatchReader(streamed, CPU).read_in_order(np.arange(len(streamed.clip_video)), 4):
         pass
     assert max(loaded) * 17 <= 32_000  # two pools of eight portions, and one on its way
     assert sum(loaded) >= 2 * 16 * int(streamed.clip_length.sum())
-
-
-def spy_on(load, loaded):  # type: ignore[no-untyped-def]
-    def spied(self, first, end):  # type: ignore[no-untyped-def]
-        loaded.append((end - first) * self.dim * 2)
-        return load(self, first, end)
-
-    return spied
 
 
 def test_training_reads_rows_of_the_training_clips_alone() -> None:

@@ -59,15 +59,14 @@ def test_intervals_hold_the_truth_where_persons_are_drawn_and_do_not_where_video
     assert max(by_video.values()) < 0.90, by_video
 
 
-# With 14 persons less is asked: 92 %. With the percentiles of the same replicates, AUC .99 was held in 75 % of draws.
+# The percentiles of the same replicates hold an AUC of .99 in 75 to 91 of 100 draws.
 @pytest.mark.slow
 @pytest.mark.parametrize("alike", [0.1, 0.6])
 @pytest.mark.parametrize("auc", [0.7, 0.85, 0.95, 0.99])
 @pytest.mark.parametrize("people", [14, 20, 30, 60, 150])
 def test_intervals_hold_the_truth_in_93_of_100_draws(people: int, auc: float, alike: float) -> None:
     held = count_held(Population(auc, alike), people, 1000, 1000)
-    print(people, auc, alike, held)  # noqa: T201
-    assert min(held.values()) >= (0.93 if people >= 20 else 0.92), held
+    assert min(held.values()) >= 0.93, held
 
 
 def test_replicates_are_the_same_however_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +124,7 @@ def test_the_pull_of_a_cluster_is_its_part_of_the_variance() -> None:
     assert spread.error == pytest.approx(values.std(ddof=1) / 40**0.5, rel=0.02)
 
 
-@pytest.mark.parametrize(("pull", "freedom"), [([1, 0, 0, 0, 0], 1), ([1, 1, 0, 0, 0], 3), ([1, -1, 1, -1, 1], 4)])
+@pytest.mark.parametrize(("pull", "freedom"), [([1, 0, 0, 0, 0], 1), ([1, 1, 0, 0, 0], 2), ([1, -1, 1, -1, 1], 4)])
 def test_a_deviation_that_few_clusters_make_has_few_degrees_of_freedom(pull: list[float], freedom: float) -> None:
     spread = find_spread(np.array([0.0, 1.0]), np.array(pull), Units(5, 5.0))
     assert spread is not None

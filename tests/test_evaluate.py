@@ -437,3 +437,9 @@ def test_a_folder_that_is_taken_is_refused_before_the_work(tested: Run, tmp_path
     done = invoke(tested.path, "--out", tmp_path)
     assert isinstance(done.exception, UsageError)
     assert [file.name for file in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_target_that_is_not_understood_is_misuse_before_anything_is_read(tested: Run, tmp_path: Path) -> None:
+    done = invoke(tested.path, "--out", tmp_path / "out", "--target", "recall=7")
+    assert isinstance(done.exception, UsageError)
+    assert "expected a share" in str(done.exception)

@@ -56,9 +56,8 @@ def list_texts(figure: Figure) -> list[str]:
     return titles + [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_every_picture_is_a_png_whatever_the_data_is_called(tmp_path: Path, seeds: int) -> None:
-    _, plans = plan(seeds, AWKWARD)
+def test_every_picture_is_a_png_whatever_the_data_is_called(tmp_path: Path) -> None:
+    _, plans = plan(2, AWKWARD)
     assert list(plans) == ["scores", "roc", "pr", "thresholds", "reliability", "confusion"]
     for name, plot in plans.items():
         save_png(plot(), tmp_path / name)

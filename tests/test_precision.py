@@ -134,7 +134,8 @@ def test_the_command_reports_how_far_the_features_are_from_the_parents(parent: P
 
 
 def test_a_network_whose_values_overflow_is_refused(tmp_path: Path) -> None:
-    change = put_behind_the_picture(helper.make_node("Mul", ["picture", "factor"], ["changed"]), factor=6e4)
+    there = helper.make_node("Mul", ["picture", "factor"], ["large"])
+    change = put_behind_the_picture(there, helper.make_node("Div", ["large", "factor"], ["changed"]), factor=6e4)
     with pytest.raises(UnmaskError, match="features that are not finite"):
         halve_backbone(change_network(tmp_path, change), tmp_path / "half.onnx")
     assert not (tmp_path / "half.onnx").exists()

@@ -8,8 +8,8 @@ import torch
 
 from extract.errors import DeviceError, UnmaskError
 from tests.train_data import CacheRecipe, make_cache
-from train.config import FitConfig, HeadConfig
 from train.batches import BatchReader
+from train.config import FitConfig, HeadConfig
 from train.dataset import ClipData, select_usable
 from train.fit import SMOOTHED, FitPlan, FittedHead, choose_device, fit_head
 from train.head import Head

@@ -22,9 +22,9 @@ from extract.files import hash_file
 from tests.train_data import CacheRecipe, build_cache, make_cache, make_record, write_features
 from train import cli, run
 from train.aggregate import aggregate_video
+from train.batches import BatchReader
 from train.checkpoint import PREDICTIONS, WEIGHTS, Run, load_head, load_run
 from train.config import FitConfig
-from train.batches import BatchReader
 from train.dataset import select_usable
 from train.predict import predict_clips
 from train.run import train_on_cache, train_run

@@ -100,8 +100,9 @@ def count_units(sizes: NDArray[np.int64]) -> Units:
 def find_spread(values: NDArray[np.float64], pull: NDArray[np.float64], units: Units) -> Spread | None:
     """What the replicates (R,) of a metric and the pull (G,) of its clusters tell; None where they tell nothing.
 
-    The bootstrap's variance is short of (n - 1) / n. Satterthwaite (1946): freedom is twice the squared mean of a
-    variance over its own variance, here that of a sum of squared pulls; less one, and n - 1 at most.
+    The bootstrap's variance is short by (n - 1) / n. Satterthwaite (1946): a variance has twice its squared mean over
+    its own variance as degrees of freedom. Here it is a sum of squared pulls, so this is twice the number of clusters
+    that carry it; less two, for the means of two classes, and n - 1 at most.
     """
     defined = values[~np.isnan(values)]
     if units.count < 2 or not defined.size:
@@ -109,7 +110,7 @@ def find_spread(values: NDArray[np.float64], pull: NDArray[np.float64], units: U
     error = float(defined.std()) * (units.count / (units.count - 1)) ** 0.5
     squares = pull**2
     carried = float(squares.sum() ** 2 / (squares**2).sum()) if squares.any() else float(units.count)
-    return Spread(error, min(max(2 * carried - 1, 1.0), units.count - 1))
+    return Spread(error, min(max(2 * carried - 2, 1.0), units.count - 1))
 
 
 def bound_share(value: float, spread: Spread, units: Units, at_least: bool = True) -> tuple[float, float]:

@@ -60,7 +60,8 @@ class ClipData:
         Which face was swapped no label tells; in a real video every face is real.
         """
         clips = self.list_clips(videos)
-        return clips[self.clip_leads[clips] | (self.labels[self.clip_video[clips]] == 0)]
+        taught = self.clip_leads[clips] | (self.labels[self.clip_video[clips]] == 0)
+        return np.asarray(clips[taught], np.int64)
 
 
 def select_usable(cache: FeatureCache) -> ClipData:

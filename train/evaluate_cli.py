@@ -52,10 +52,10 @@ def evaluate_command(
     from train.evaluation_files import name_folder, require_free, save_evaluation
     from train.thresholds import Target
 
+    request = EvaluationRequest(tuple(map(Target.parse, targets)), **asked)
     opened = load_run(run)
     folder = out or name_folder(opened, features)
     require_free(folder, overwrite)  # before the work, not after it
-    request = EvaluationRequest(tuple(map(Target.parse, targets)), **asked)
     evaluated = evaluate_run(opened, features, request)
     save_evaluation(folder, evaluated, overwrite)
     if not as_json:

@@ -36,9 +36,9 @@ from train.clusters import choose_clusters
 from train.dataset import ClipData, open_clip_data, select_usable
 from train.fit import choose_device
 from train.fit_store import FitStore
-from train.metrics import Metrics, Predictions, measure, measure_frames
+from train.metrics import Estimate, Metrics, Predictions, measure, measure_frames
 from train.plots import draw_confusion, draw_loss, draw_roc
-from train.schemes import Job, JudgedFold, TrainConfig, Trained, Watcher, cross_validate, train_once
+from train.schemes import FrameScores, Job, JudgedFold, TrainConfig, Trained, Watcher, cross_validate, train_once
 from train.splits import Assignment, assign_folds, assign_splits, find_overlap
 
 PACKAGES = ("unmask", "torch", "numpy", "scikit-learn", "scipy", "safetensors")
@@ -120,8 +120,6 @@ def _describe_run(job: Job, trained: Trained, source: CacheSource, versions: dic
     data, config, assignment = job.data, job.config, job.assignment
     split = _describe_split(data, assignment, config.folds)
     aucs = [fold.auc for fold in trained.folds if fold.auc is not None]
-    clusters = choose_clusters(data.records)
-    labels = data.labels
     return RunDocument(
         purpose=config.purpose,
         untrained_backbone=not data.fingerprint.backbone.trained,
@@ -142,14 +140,17 @@ def _describe_run(job: Job, trained: Trained, source: CacheSource, versions: dic
         default_preset=config.preset,
         test=_measure_split("test", job, trained),
         out_of_fold=_measure_split("train", job, trained) if trained.folds else None,
-        frame_auc={
-            name: measure_frames(labels[of.videos], of.logits, clusters.names[of.videos], seed=config.fit.seed)
-            for name, of in trained.frames.items()
-        },
+        frame_auc={name: _measure_frames(data, of, config.fit.seed) for name, of in trained.frames.items()},
         mean_fold_auc=statistics.fmean(aucs) if aucs else None,
         folds=tuple(_describe_fold(index, fold, config) for index, fold in enumerate(trained.folds)),
         warnings=_collect_warnings(split, trained),
     )
+
+
+def _measure_frames(data: ClipData, frames: FrameScores, seed: int) -> Estimate:
+    videos, shown = np.unique(frames.videos, return_inverse=True)
+    clusters = choose_clusters([data.records[video] for video in videos])
+    return measure_frames(data.labels[frames.videos], frames.logits, clusters.names[shown], seed=seed)
 
 
 def _describe_fold(index: int, fold: JudgedFold, config: TrainConfig) -> FoldRecord:
@@ -199,7 +200,7 @@ def _select_predictions(split: str, job: Job, trained: Trained) -> Predictions |
     logits = scores.calibrated[made][:, videos]
     flagged = apply_sigmoid(logits) >= scores.threshold[made][:, videos]
     clusters = choose_clusters([job.data.records[video] for video in videos])
-    return Predictions(job.data.labels[videos], logits, flagged, clusters.names)
+    return Predictions(job.data.labels[videos], logits, flagged, clusters.names, clusters.kind)
 
 
 def _measure_split(split: str, job: Job, trained: Trained) -> Metrics | None:

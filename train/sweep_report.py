@@ -88,15 +88,17 @@ def summarise_sweep(sweep: Sweep) -> dict[str, Any]:
 
 def tabulate_trials(sweep: Sweep) -> Table:
     """The best trials, and what their value is worth."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(str(sweep.path)), title_justify="left", caption_justify="left")
-    columns = ("rank", "trial", "state", "value", "epochs", *CHOICES)
+    table = Table(title=Text(str(sweep.path)), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    rows = [describe_trial(rank, trial, sweep.document.identity) for rank, trial in enumerate(sweep.trials[:SHOWN], 1)]
+    varied = [name for name in CHOICES if len({str(row[name]) for row in rows}) > 1]
+    columns = ("trial", "state", "value", "epochs", *varied)
     for name in columns:
-        table.add_column(name.replace("_", " "))
-    for rank, trial in enumerate(sweep.trials[:SHOWN], 1):
-        row = describe_trial(rank, trial, sweep.document.identity)
+        table.add_column(name.replace("_", " "), min_width=max(5, *(len(word) for word in name.split("_"))))
+    for row in rows:
         table.add_row(*(f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in columns))
     counts = ", ".join(f"{count} {state}" for state, count in sweep.document.counts.items() if count)
     importances = "; ".join(f"{name} {share:.2f}" for name, share in list(sweep.importances.shares.items())[:4])
