@@ -231,7 +231,8 @@ def _print_table(console: Console, judged: list[Judged]) -> None:
 
 def _describe_verdict(verdict: Verdict, label: str) -> tuple[str, str]:
     prob = verdict.reason or "" if verdict.p_fake is None else f"{verdict.p_fake:.3f}"
-    return prob, f"{verdict.outcome}" if verdict.outcome.lower() == label else f"[red]{verdict.outcome}, wrong[/red]"
+    wrong = verdict.outcome.lower() in LABELS and verdict.outcome.lower() != label
+    return prob, f"[red]{verdict.outcome}, wrong[/red]" if wrong else f"{verdict.outcome}"
 
 
 def _print_summary(console: Console, judged: list[Judged], stages: Stages, out: Path) -> None:
@@ -241,9 +242,11 @@ def _print_summary(console: Console, judged: list[Judged], stages: Stages, out: 
     confusion = metrics.confusion
     value = "undefined" if auc.value is None else f"{auc.value:.3f}"
     console.print(f"AUC {value} on {metrics.n_videos} held-out clips{interval}", highlight=False)
+    unsure = sum(entry.verdict.outcome == "UNCERTAIN" for entry in judged)
     console.print(
-        f"fakes found {confusion.tp} of {metrics.n_fake}, reals flagged {confusion.fp} of {metrics.n_real}: "
-        "the threshold is set to miss few fakes, at the price of false alarms",
+        f"at the threshold alone, fakes found {confusion.tp} of {metrics.n_fake}, reals flagged {confusion.fp} of "
+        f"{metrics.n_real}; {unsure} of {len(judged)} verdicts are UNCERTAIN: other validation clips might have turned "
+        "them round",
         highlight=False,
         soft_wrap=True,
     )

@@ -62,7 +62,14 @@ def sweep_command(
 
     from train.search_space import SearchSpace
     from train.sweep import Refit, SweepConfig, run_sweep
-    from train.sweep_report import summarise_sweep, tabulate_run, tabulate_trials
+    from train.sweep_report import (
+        FOLDS_NOTE,
+        describe_search,
+        describe_value,
+        summarise_sweep,
+        tabulate_run,
+        tabulate_trials,
+    )
 
     space = SearchSpace(**{name: told.pop(name) for name in ("encoders", "poolings", "conditionings", "bidirectional")})
     config = SweepConfig(
@@ -75,8 +82,10 @@ def sweep_command(
         return
     console = Console()
     console.print(tabulate_trials(sweep))
+    click.echo(f"{describe_search(sweep)}\n{describe_value(sweep)}\n")
     if sweep.run is not None:
         console.print(tabulate_run(sweep))
+        click.echo(f"{sweep.run.path}: {FOLDS_NOTE}")
 
 
 def _read_size(memory: str | None) -> int | None:

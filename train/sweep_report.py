@@ -11,6 +11,7 @@ from extract.files import translate_os_errors, write_aside, write_text
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from train.config import HeadShape
     from train.metrics import Metrics
     from train.study import Trial
     from train.sweep import Sweep
@@ -23,6 +24,10 @@ CHOICES = (
 )  # fmt: skip
 SHAPES = ("bidirectional", "projection", "hidden", "layers")  # which a linear head does not have
 SHOWN = 10  # trials in the table
+FOLDS_NOTE = (
+    "no video of a fold was trained on for its own figure; the configuration was chosen with the trials' validation "
+    "videos, which are among them"
+)
 
 
 def write_report(sweep: Sweep) -> None:
@@ -92,41 +97,51 @@ def tabulate_trials(sweep: Sweep) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(str(sweep.path)), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    rows = [describe_trial(rank, trial, sweep.document.identity) for rank, trial in enumerate(sweep.trials[:SHOWN], 1)]
-    varied = [name for name in CHOICES if len({str(row[name]) for row in rows}) > 1]
-    columns = ("trial", "state", "value", "epochs", *varied)
-    for name in columns:
-        table.add_column(name.replace("_", " "), min_width=max(5, *(len(word) for word in name.split("_"))))
-    for row in rows:
-        table.add_row(*(f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in columns))
-    counts = ", ".join(f"{count} {state}" for state, count in sweep.document.counts.items() if count)
-    importances = "; ".join(f"{name} {share:.2f}" for name, share in list(sweep.importances.shares.items())[:4])
-    found = f"mattered most: {importances}" if importances else f"importances: {sweep.importances.note}"
-    table.caption = Text(f"{counts}; {found}\n{describe_value(sweep)}")
+    table = Table(title=Text(str(sweep.path)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("trial", "value", "epochs", "head", "dropout", "rate", "decay"):
+        table.add_column(name, no_wrap=name != "head")
+    for trial in sweep.trials[:SHOWN]:
+        shape, fit = sweep.document.identity.configure(trial.chosen)
+        value = "" if trial.value is None else f"{trial.value:.3f}"
+        rates = (f"{number:.2g}" for number in (shape.dropout, fit.learning_rate, fit.weight_decay))
+        epochs = str(trial.epochs) if trial.state == "complete" else f"{trial.epochs}, {trial.state}"
+        table.add_row(str(trial.number), value, epochs, name_head(shape), *rates)
     return table
+
+
+def name_head(shape: HeadShape) -> str:
+    """`lstm 128 > 256 x 2, last, layernorm`: projection, hidden size and layers, pooling, conditioning."""
+    sizes = "" if shape.encoder == "linear" else f" {shape.projection} > {shape.hidden} x {shape.layers}"
+    both = " both ways" if shape.bidirectional else ""
+    return f"{shape.encoder}{sizes}{both}, {shape.pooling}, {shape.conditioning}"
 
 
 def describe_value(sweep: Sweep) -> str:
     """What is to be known of the best value."""
-    split = sweep.document.split
-    if split is None or sweep.document.best is None:
+    split, best = sweep.document.split, sweep.document.best
+    if split is None or best is None:
         return "no trial is complete"
-    real, fake = split.real["val"], split.fake["val"]
     return (
-        f"value: smoothed video AUC on {real} real and {fake} fake validation videos; the best of "
-        f"{sum(sweep.document.counts.values())} was chosen by that figure, which flatters it"
+        f"value: smoothed video AUC on {split.real['val']} real and {split.fake['val']} fake validation videos; the "
+        f"best of {sum(sweep.document.counts.values())} was chosen by that very figure, which flatters it"
     )
+
+
+def describe_search(sweep: Sweep) -> str:
+    """How many trials there are, and which choices mattered."""
+    counts = ", ".join(f"{count} {state}" for state, count in sweep.document.counts.items() if count)
+    shares = ", ".join(f"{name.replace('_', ' ')} {share:.2f}" for name, share in sweep.importances.shares.items())
+    return f"{counts}; {f'importance: {shares}' if shares else f'no importances: {sweep.importances.note}'}"
 
 
 def tabulate_run(sweep: Sweep) -> Table:
     """The figure of the best trial beside the honest ones."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
 
     from train.plots import format_estimate
 
-    table = Table(title="the best configuration, video AUC", title_justify="left", caption_justify="left")
+    table = Table(title="the best configuration", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("judged by")
     table.add_column("video AUC", justify="right")
     best, run = sweep.document.best, sweep.run
@@ -140,8 +155,4 @@ def tabulate_run(sweep: Sweep) -> Table:
     for name, metrics in judged.items():
         if metrics is not None:
             table.add_row(f"{name}: {metrics.n_videos} videos", format_estimate(metrics.auc))
-    table.caption = Text(
-        f"{run.path}; no video of a fold was trained on for its own figure, but the configuration was chosen with the "
-        "validation videos, which are among them"
-    )
     return table

@@ -159,12 +159,16 @@ def choose_threshold(
     For a recall it is the highest that reaches it, for an FPR the lowest. Where the persons are enough (59 for a
     recall of 0.95, 299 for an FPR of 0.01, if all agree), what reaches the target is the bound; else it is the share
     in the data. That bound is not spoilt by the choice: recall falls as thresholds rise, so a threshold that misses
-    the target is only taken where the bound already fails at the one that just meets it. For `balanced` and `cost`,
-    of equal thresholds the lowest is taken. Those choices do favour luck, so their bounds are computed at 99 %
-    confidence; simulated, they then hold in 96 to 99 % of all samples (93 % for a head that knows nothing).
+    the target is only taken where the bound already fails at the one that just meets it. For `balanced` and `cost`, of
+    thresholds that tie, the middle of the lowest run is taken. Those choices do favour luck, so their bounds are
+    computed at 99 % confidence; simulated, they hold in 96 to 99 % of samples (93 % for a head that knows nothing).
 
     A threshold lies midway between two neighbouring scores, so that the rounding of another runtime moves no video
     of the data across it. No threshold beyond 1 exists, so an FPR is missed where reals score exactly 1.
+
+    The band holds the middle 90 % of the thresholds chosen when persons are drawn again with replacement (videos,
+    where a class has fewer than 5 persons). Of ten persons it tells too little: simulated, it held the threshold of
+    the whole population in 54 % of samples for a recall of 0.95, with forty persons in 78 to 88 %.
     """
     sample = Sample.arrange(probs, labels, groups)
     return _choose(sample, target, source, sample.draw(seed))
@@ -261,7 +265,15 @@ def _pick_some(sample: Sample, target: Target, demand: _Demand, weights: Floats)
         return np.where(enough.any(axis=1), np.argmax(enough, axis=1), last)
     miss = 1.0 if target.value is None else target.value * target.prevalence / (1 - target.prevalence)
     cost = miss * (1 - sample.fake.share(weights)) + sample.real.share(weights)  # (R, T), in false alarms
-    return np.asarray(np.argmax(cost <= cost.min(axis=1, keepdims=True) + TOLERANCE * min(miss, 1.0), axis=1))
+    return _find_middle(cost <= cost.min(axis=1, keepdims=True) + TOLERANCE * min(miss, 1.0))
+
+
+def _find_middle(best: NDArray[np.bool_]) -> Indices:
+    """The middle of the first run of True in each row (R, T)."""
+    first = np.argmax(best, axis=1)
+    beyond = ~best & (np.arange(best.shape[1]) > first[:, None])
+    end = np.where(beyond.any(axis=1), np.argmax(beyond, axis=1), best.shape[1])
+    return np.asarray((first + end - 1) // 2)
 
 
 def _suffices(side: ClassScores, target: Target, demand: _Demand, weights: Floats) -> NDArray[np.bool_]:
@@ -280,7 +292,7 @@ def _share_right(side: ClassScores, target: Target, weights: Floats) -> Floats:
 def _find_band(resampled: Indices, index: int) -> tuple[int, int]:
     """The lowest and highest threshold between which BAND of the resampled ones lie, widened to hold `index`."""
     ranked = np.sort(resampled)
-    cut = math.floor(len(ranked) * (1 - BAND) / 2)
+    cut = round(len(ranked) * (1 - BAND) / 2)
     inner = ranked[cut : len(ranked) - cut].tolist()
     return min([index, *inner]), max([index, *inner])
 
