@@ -108,9 +108,10 @@ def test_logits_that_say_nothing_become_even_odds(method: Method, fakes: int, re
     assert np.abs(found.apply(np.array([-3.0, 0.0, 3.0])) - 0.5).max() < 0.05
 
 
-def test_logits_that_are_all_equal_become_even_odds() -> None:
-    found = fit_calibration(np.full(30, 7.0), np.repeat([1, 0], [20, 10]), "validation")
-    assert found.apply(np.array([7.0]))[0] == pytest.approx(0.5, abs=1e-6)
+@pytest.mark.parametrize("logit", [0.0, 7.0])
+def test_logits_that_are_all_equal_become_even_odds(logit: float) -> None:
+    found = fit_calibration(np.full(30, logit), np.repeat([1, 0], [20, 10]), "validation")
+    assert found.apply(np.array([logit]))[0] == pytest.approx(0.5, abs=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -143,7 +144,8 @@ def test_another_prevalence_follows_bayes_rule() -> None:
     found = fit_calibration(logits, labels, "validation")
     shifted = found.shift(np.array([0.0, 0.5, 0.9, 1.0]), 0.01)
     assert shifted == pytest.approx([0.0, 0.01, 0.9 * 0.01 / (0.9 * 0.01 + 0.1 * 0.99), 1.0])
-    assert found.shift(np.array([0.3]), 0.5) == pytest.approx([0.3])
+    for own in (found, found.model_copy(update={"prevalence": 0.2})):
+        assert own.shift(np.array([0.3]), own.prevalence) == pytest.approx([0.3])
 
 
 @pytest.mark.parametrize("prevalence", [0.0, 1.0, -0.1, float("nan")])

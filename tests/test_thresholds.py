@@ -243,6 +243,18 @@ def test_the_rounding_of_another_runtime_changes_no_verdict_on_the_data(target: 
     assert ((probs + noise >= found.value) == (probs >= found.value)).all()
 
 
+def test_neighbouring_floats_are_told_apart_though_nothing_lies_between_them() -> None:
+    data = make_people(20, scores=(0.5, float(np.nextafter(0.5, 1))))
+    found = choose_threshold(*data, "validation", PRESETS["security"])
+    assert (found.recall, found.fpr) == (1.0, 0.0)
+
+
+def test_draws_that_lack_a_class_do_not_widen_the_band() -> None:
+    found = choose_threshold(*make_people(1), "validation", PRESETS["balanced"])
+    assert found.resampled == "videos"
+    assert found.low == found.value == found.high == pytest.approx(0.55)
+
+
 def test_where_reals_score_1_an_fpr_is_missed_by_no_more_than_they_are() -> None:
     probs, labels, groups = make_people(20)
     probs[np.flatnonzero(labels == 0)[:3]] = 1.0
@@ -256,6 +268,7 @@ def test_a_few_reals_that_score_1_are_allowed_where_the_share_is_small_enough() 
     probs[np.flatnonzero(labels == 0)[:3]] = 1.0
     found = choose_threshold(probs, labels, groups, "validation", PRESETS["newsroom"])
     assert found.fpr == pytest.approx(3 / 400)
+    assert found.recall == 1.0
     assert not found.guaranteed  # the bound would take a threshold beyond 1
 
 
