@@ -29,7 +29,7 @@ from extract.synthetic import make_crops
 from train.config import FitConfig, HeadConfig, HeadShape
 from train.dataset import ClipData, open_clip_data
 from train.fit import Epoch, Fit, FitPlan
-from train.predict import BATCH
+from train.predict import BATCH_ROWS
 from train.splits import assign_splits
 
 MB = 1 << 20
@@ -65,7 +65,7 @@ def measure_epoch(cache: Path, rounds: int) -> dict[str, Any]:
     with open_clip_data(cache) as data:
         fit, val = start_fit(data)
         batches = list(read_epoch(fit))
-        held = list(fit.reader.read_in_order(data.list_clips(val), BATCH))
+        held = list(fit.reader.read_in_order(data.list_clips(val), fit.reader.fit_clips(BATCH_ROWS)))
 
         def run_whole() -> float:
             return measure(lambda: fit.validate(Epoch(number=1, train_loss=fit.train_epoch(1))))[0]

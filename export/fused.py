@@ -45,6 +45,8 @@ class FusedModel:
         """Scores a batch of clips; input that the graph would score quietly or die of is an UnmaskError."""
         require_batch(crops, lengths, self.contract.fingerprint.crop.size_px)
         found = self._session.run({"crops": crops, "lengths": lengths})
+        if not all(np.isfinite(found[name]).all() for name in OUTPUTS):
+            raise UnmaskError("the model gives a score that is not finite: its features overflow on these crops")
         return ClipScores(*(found[name] for name in OUTPUTS))
 
 

@@ -65,11 +65,13 @@ class Reference:
             features = torch.from_numpy(self.backbone.embed(flat)).reshape(*crops.shape[:2], -1)
             with torch.inference_mode():
                 logit, prob, frame_prob = (x.numpy() for x in self._head(features, torch.from_numpy(lengths)))
-            largest = max(largest, float(np.abs(logit).max()))
+            # numpy's maximum keeps a NaN, which must not pass.
+            largest = float(np.maximum(largest, np.abs(logit).max()))
             # Rounding grows with the value, so a large logit is compared relative to itself.
-            logit_error = max(logit_error, float((np.abs(found.logit - logit) / np.maximum(1, np.abs(logit))).max()))
+            relative = np.abs(found.logit - logit) / np.maximum(1, np.abs(logit))
+            logit_error = float(np.maximum(logit_error, relative.max()))
             for ours, theirs in ((found.prob, prob), (found.frame_prob, frame_prob)):
-                prob_error = max(prob_error, float(np.abs(ours - theirs).max()))
+                prob_error = float(np.maximum(prob_error, np.abs(ours - theirs).max()))
         passed = prob_error <= MOST_PROB_ERROR and logit_error <= MOST_LOGIT_ERROR
         return Check(
             name=name,

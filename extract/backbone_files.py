@@ -212,10 +212,10 @@ def _run_foreign(path: Path, picture: str, pictures: NDArray[np.float32]) -> NDA
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         text = " ".join(str(error).split())
         raise FormatError(f"{path} does not run on pictures of {pictures.shape[1:]}: {text[:200]}") from error
-    features = np.concatenate(rows).astype(np.float32)
-    if features.ndim != 2 and features.size != len(features) * features.shape[1]:
-        raise FormatError(f"{path} gives {features.shape[1:]} a picture; a backbone gives one vector (D,)")
-    return features.reshape(len(features), -1)
+    for row in rows[:1]:
+        if row.ndim < 2 or row.size != row.shape[1]:
+            raise FormatError(f"{path} gives {row.shape} for one picture; a backbone gives one vector (1, D)")
+    return np.concatenate(rows).astype(np.float32).reshape(len(rows), -1)
 
 
 def _require_storable(features: NDArray[np.float32], name: str) -> NDArray[np.float32]:
@@ -243,7 +243,8 @@ def _write_checked(
         save_model(model, trial, KEY, document)
         backbone = Backbone(trial, "cpu")
         alone = np.concatenate([backbone.embed(crop[None]) for crop in crops])
-        error = max(measure_feature_error(found, expected) for found in (backbone.embed(crops), alone))
+        errors = [measure_feature_error(found, expected) for found in (backbone.embed(crops), alone)]
+        error = float(np.max(errors))  # which keeps a NaN
     if not error <= MOST_FEATURE_ERROR:
         raise UnmaskError(
             f"the backbone file differs from its source by {error:.2g} deviations of a feature, "

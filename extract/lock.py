@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from extract.errors import UnmaskError
+from extract.files import translate_os_errors
 
 if sys.platform != "win32":
     import fcntl
@@ -23,7 +24,8 @@ class Lock:
         if sys.platform == "win32":
             return
         while self._descriptor is None:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            with translate_os_errors(path):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -34,10 +36,16 @@ class Lock:
                 return  # a file system without locks
             if self._is_current(descriptor):
                 self._descriptor = descriptor
-                os.truncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()}\n".encode())
+                with suppress(OSError):  # the number is for people; a full disk holds the lock as well
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"{os.getpid()}\n".encode())
             else:
                 os.close(descriptor)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was made and not released; on a system without such locks, it never is."""
+        return self._descriptor is not None
 
     def release(self) -> None:
         """Lets others in; a second call does nothing."""

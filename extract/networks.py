@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.downloads import limit_waits
-from extract.errors import FormatError, MissingPackageError, UsageError
+from extract.errors import FormatError, MissingPackageError, UnmaskError, UsageError
 from extract.synthetic import make_crops
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ def _scale_features(network: Network) -> Network:
     largest = float(np.abs(embed_eagerly(network, make_crops(2, network.crop_px, seed=0))).max())
     if SMALL_FEATURE < largest < LARGE_FEATURE:
         return network
+    if not 0 < largest < math.inf:
+        raise UnmaskError(f"{network.name} with {network.weights} gives features of {largest:g}; take another seed")
 
     class Scale(nn.Module):
         """Multiplies by a constant, which counts among the weights."""

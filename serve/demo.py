@@ -20,6 +20,7 @@ from extract.backbones import Backbone
 from extract.demo_clips import DemoClip, make_demo_clips
 from extract.detectors import Detector, open_detector
 from extract.errors import MissingPackageError, UsageError
+from extract.files import write_text
 from extract.manifest import LABELS, ManifestVideo, read_manifest, write_manifest
 from extract.pipeline import Extractor
 from extract.results import VideoRecord
@@ -36,7 +37,7 @@ T = TypeVar("T")
 BACKBONES = ("resnext50_32x4d", "efficientnet_lite0")
 DETECTORS = ("retinaface-mobile", "mtcnn")
 CLIPS, MANIFEST, FEATURES, RUN, MODEL = "clips", "videos.csv", "features.h5", "run", "model"
-FAILURES = "failures.csv"
+MARK = "DEMONSTRATION.txt"
 
 
 class Stages:
@@ -125,11 +126,11 @@ def _run_stages(out: Path, detector: str | None, backbone: str | None, seed: int
 
 def _clear(out: Path) -> None:
     """Removes what an earlier demonstration left, and refuses a folder with anything else in it."""
-    known = {CLIPS, MANIFEST, FEATURES, f"{FEATURES}.parts", FAILURES, RUN, MODEL, "backbone.onnx"}
-    strangers = sorted(p.name for p in out.iterdir() if p.name not in known) if out.is_dir() else []
-    if strangers:
-        raise UsageError(f"{out} holds something else than a demonstration ({strangers[0]}); choose another --out")
+    found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if found and MARK not in found:
+        raise UsageError(f"{out} holds something else than a demonstration ({found[0]}); choose another --out")
     shutil.rmtree(out, ignore_errors=True)
+    write_text(out / MARK, "This folder was made by `unmask demo`, which deletes all of it when it runs again.\n")
 
 
 def _take_first(names: Sequence[str], make: Callable[[str], T], stage: Stage) -> T:

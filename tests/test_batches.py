@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from extract.errors import FormatError, UnmaskError, UsageError
+from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
 from tests.train_data import CacheRecipe, build_cache, make_cache, make_record, write_features
 from train import rows
 from train.batches import BatchReader
@@ -173,15 +173,17 @@ def test_rows_that_are_not_finite_are_refused_wherever_they_are(tmp_path: Path) 
 def test_rows_stay_in_the_file_when_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "_read_resident", lambda: 400 * MB)
     assert plan_memory(800 * MB, 1600 * MB) is None
-    assert plan_memory(800 * MB, 1200 * MB) == 500 * MB  # less what is used and what training needs
-    with pytest.raises(UsageError, match=r"at least 764 MB.*may use 700 MB.*--memory"):
+    assert plan_memory(800 * MB, 1200 * MB) == 256 * MB  # of 500, after what is used and what training needs
+    assert plan_memory(800 * MB, 1190 * MB) == 256 * MB, "a little more or less changes no order of clips"
+    assert plan_memory(800 * MB, 2000 * MB, processes=4) == 256 * MB
+    with pytest.raises(UsageError, match=r"at least 764 MB, but it may use 700 MB; give more with --memory"):
         plan_memory(800 * MB, 700 * MB)
 
 
 def test_without_a_limit_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "_read_available", lambda: 2000 * MB)
     assert plan_memory(1200 * MB, None) is None
-    assert plan_memory(1400 * MB, None) == 1300 * MB
+    assert plan_memory(1400 * MB, None) == 1024 * MB
 
 
 def test_sizes_of_memory_are_read() -> None:
@@ -207,3 +209,17 @@ def test_a_recipe_of_one_class_is_shuffled() -> None:
     data = select_usable(make_cache(CacheRecipe(groups=4)))
     reals = np.flatnonzero(data.labels[data.clip_video] == 0)
     assert sorted(read_epoch(data, reals, "balanced")) == reals.tolist()
+
+
+@pytest.mark.parametrize("kind", ["balanced", "paired"])
+def test_rows_in_a_file_are_shuffled_and_nothing_else(features: Path, kind: str) -> None:
+    with pytest.raises(UsageError, match="--sampling shuffle"):
+        Sampler(kind, stream(features, 20_000))
+
+
+def test_a_cache_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = write_features(tmp_path / "f.h5", make_cache())
+    streamed = stream(path, 20_000)
+    write_features(path, make_cache(CacheRecipe(seed=1)))
+    with pytest.raises(MismatchError, match="was replaced"):
+        streamed.rows.load(0, 4)

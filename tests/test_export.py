@@ -211,7 +211,7 @@ def test_a_model_without_contract_or_with_an_older_one_is_refused(pipeline: Pipe
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are(model: FusedModel) -> None:
-    with pytest.raises(FormatError, match="no preset 'cheap'; it has security"):
+    with pytest.raises(FormatError, match="no preset 'cheap'; it has balanced, newsroom, security"):
         model.contract.choose_threshold("cheap")
 
 

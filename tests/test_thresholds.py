@@ -16,7 +16,7 @@ from scipy.stats import beta
 
 from extract.errors import UsageError
 from train.calibrate import Floats, apply_sigmoid
-from train.operating_points import bound_share, require_hits
+from train.operating_points import UNNAMED, bound_share, require_hits
 from train.thresholds import PRESETS, Target, Threshold, choose_threshold, choose_thresholds, decide
 
 Labels = NDArray[np.int64]
@@ -202,7 +202,7 @@ def test_a_recall_of_95_percent_takes_59_persons_without_a_miss(people: int, gua
 
 @pytest.mark.parametrize(("people", "guaranteed"), [(298, False), (299, True)])
 def test_an_fpr_of_1_percent_takes_299_persons_without_a_false_alarm(people: int, guaranteed: bool) -> None:
-    found = choose_threshold(*make_people(people, reals=2), "out-of-fold", PRESETS["newsroom"])
+    found = choose_threshold(*make_people(people, reals=2), "validation", PRESETS["newsroom"])
     assert found.fpr_bound == pytest.approx(1 - 0.05 ** (1 / people))
     assert found.guaranteed is guaranteed
 
@@ -473,3 +473,16 @@ def test_a_threshold_describes_itself_in_one_sentence() -> None:
     assert banded.describe().endswith("UNCERTAIN from 0.21 to 0.6 (0.12 of fakes, 0.50 of reals)")
     promised = choose_threshold(*make_people(300), "validation", PRESETS["newsroom"])
     assert "and 0.00 of reals (at most 0.01, 300 persons: FPR 0.01 guaranteed)" in promised.describe()
+
+
+def test_nothing_is_promised_of_another_head_or_of_persons_that_nobody_counted() -> None:
+    probs, labels, groups = make_people(80, reals=2)
+    target = PRESETS["security"]
+    assert choose_threshold(probs, labels, groups, "validation", target).guaranteed
+    folds = choose_threshold(probs, labels, groups, "out-of-fold", target)
+    assert not folds.guaranteed, "the head of a cross-validation is none of those that were judged"
+    nameless = np.array([f"{UNNAMED}{i}" for i in range(len(labels))])
+    unknown = choose_threshold(probs, labels, nameless, "validation", target)
+    assert not unknown.guaranteed
+    assert unknown.ungrouped == len(labels)
+    assert "groups or videos without one: recall 0.95 not guaranteed" in unknown.describe()

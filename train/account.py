@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from extract.audit.report import count_noun
 from train.evaluate import Evaluation
 from train.judged import SEEN
-from train.metrics import Estimate, Metrics
+from train.metrics import FRAME_RESAMPLES, Estimate, Metrics
 from train.plots import format_estimate
 from train.transfer import Transfer
 
@@ -31,9 +31,11 @@ RATES = {
 }
 LABELS = {**RATES, "log_loss": "log loss (nats)"}
 PARTS = ("auc", "ap", "eer", "balanced_accuracy", "recall", "fpr", "tpr_at_fpr_5")
-USES = {"train": "training", "val": "validation"}
+USES = {"train": "which the run used for training", "val": "which the run used for validation"}
+SOURCES = {"validation": "validation", "out-of-fold": "that of the folds"}
+FLATTERED = "videos of training or validation are among them and flatter these figures"
 THRESHOLD_COLUMNS = (
-    "threshold", "FAKE from", "UNCERTAIN", "share", "recall promised", "recall here", "FPR promised", "FPR here",
+    "threshold", "decides at", "UNCERTAIN", "share", "recall promised", "recall here", "FPR promised", "FPR here",
     "target",
 )  # fmt: skip
 KINDS = {
@@ -51,6 +53,19 @@ class TextTable:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+    def list_rows_apart(self) -> list[TextTable]:
+        """A table a row, of two columns, for where the whole is too wide; the last one bears the note."""
+        last = len(self.rows) - 1
+        return [
+            TextTable(
+                f"{self.title}: {name}",
+                ("", "value"),
+                tuple(zip(self.columns[1:], cells, strict=True)),
+                self.note if place == last else "",
+            )
+            for place, (name, *cells) in enumerate(self.rows)
+        ]
 
 
 @dataclass(frozen=True)
@@ -110,17 +125,31 @@ def tell_verdict(found: Evaluation) -> str:
     """The outcome in a few sentences for a reader who knows no metric."""
     sentences = [
         f"Of {found.n_fake} fake videos the detector finds {_percent(found.recall)}, and of {found.n_real} real ones "
-        f'it flags {_percent(found.fpr)}, by the threshold "{found.preset}".'
+        f'it flags {_percent(found.fpr)}, by the threshold "{found.preset}"{_tell_band(found)}.'
     ]
     if found.auc.value is not None:
         sentences.append(
             f"Given one fake and one real video, it scores the fake one higher in {_percent(found.auc)} of cases "
             f"(video AUC {format_estimate(found.auc)}); {_compare_with_chance(found.auc)}."
         )
-    right = found.ppv["0.01"].value
-    if right is not None:
-        sentences.append(f"Where one video in 100 is fake, {100 * right:.1f} % of its alarms would be right.")
+    right = found.ppv["0.01"]
+    if right.value is not None:
+        sentences.append(f"Where one video in 100 is fake, {_tell_least(right)} of its alarms would be right.")
     return " ".join(sentences)
+
+
+def _tell_band(found: Evaluation) -> str:
+    """How many videos the rates decide that the detector would not."""
+    unsure = found.thresholds[found.preset].uncertain
+    if not unsure:
+        return ""
+    return f", its UNCERTAIN band left aside ({_hundredths(unsure)} % of the videos lie in it)"
+
+
+def _tell_least(share: Estimate) -> str:
+    if share.value is None or share.low is None or share.high is None:
+        return f"an uncertain share ({_percent(share)} by these videos)"
+    return f"at least {_hundredths(share.low)} % ({_percent(share)})"
 
 
 def describe_unscorable(found: Evaluation) -> str:
@@ -128,7 +157,8 @@ def describe_unscorable(found: Evaluation) -> str:
     lost = found.unscorable
     if not lost.total:
         return "every video has a score"
-    labels = ", ".join(f"{n} {name}" for name, n in (("fake", lost.fake), ("real", lost.real)) if n)
+    named = (("fake", lost.fake), ("real", lost.real), ("of unknown label or split", lost.unknown))
+    labels = ", ".join(f"{n} {name}" for name, n in named if n)
     reasons = ", ".join(f"{reason} {count}" for reason, count in lost.reasons.items()) or "reasons not known any more"
     text = (
         f"{count_noun(lost.total, 'video')} without a score, in no rate ({'; '.join(filter(None, [labels, reasons]))})"
@@ -150,9 +180,17 @@ def _compare_with_chance(auc: Estimate) -> str:
 def _percent(estimate: Estimate) -> str:
     if estimate.value is None:
         return "an unknown share"
+    value = f"{_hundredths(estimate.value)} %"
     if estimate.low is None or estimate.high is None:
-        return f"{100 * estimate.value:.0f} %"
-    return f"{100 * estimate.value:.0f} % ({100 * estimate.low:.0f} to {100 * estimate.high:.0f} %)"
+        return value
+    return f"{value} ({_hundredths(estimate.low)} to {_hundredths(estimate.high)} %)"
+
+
+def _hundredths(share: float) -> str:
+    """A share in hundredths; near 0 and 1 with a digit more, so that what is not all is never called 100."""
+    if share in (0, 1) or 0.01 <= share <= 0.99:
+        return f"{100 * share:.0f}"
+    return f"{min(max(100 * share, 0.1), 99.9):.1f}"
 
 
 def _tell_data(found: Evaluation) -> Iterator[str]:
@@ -161,9 +199,11 @@ def _tell_data(found: Evaluation) -> Iterator[str]:
     yield f"{videos}, in {count_noun(found.n_groups, found.cluster)}"
     yield describe_unscorable(found)
     for role, count in found.left_out.items():
-        yield f"{count_noun(count, 'video')} left out, which the run used for {USES[role]}"
+        yield f"{count_noun(count, 'video')} left out, {USES.get(role, f'which {role} holds too')}"
     if found.kind == "whole" or found.known_persons:
         yield f"{found.known_persons} of {found.n_videos} judged videos show a person of whom training saw another one"
+    if found.nameless:
+        yield f"whether training saw a person is not known for {count_noun(found.nameless, 'video')} without a group"
     yield from filter(None, (found.cluster_note, *found.notes))
 
 
@@ -206,23 +246,37 @@ def _list_figures(found: Evaluation) -> Iterator[tuple[str, str]]:
         yield f"PPV at {100 * float(share):g} % fakes", format_estimate(found.ppv[share])
         yield f"NPV at {100 * float(share):g} % fakes", format_estimate(found.npv[share])
     if found.frame_auc is not None:
-        yield "frame AUC (another number than video AUC)", format_estimate(found.frame_auc)
+        which = ", first seed only" if found.seeds > 1 else ""
+        label = f"frame AUC (another number than video AUC; {FRAME_RESAMPLES} resamples{which})"
+        yield label, format_estimate(found.frame_auc)
 
 
 def _tabulate_thresholds(found: Evaluation) -> TextTable:
     first = next(iter(found.thresholds.values())).threshold
-    apart = "; no video is judged by a threshold that it helped to choose" if found.kind == "out-of-fold" else ""
+    seen = _is_flattered(found)
+    notes = [
+        f"promised on {first.n_fake} fake and {first.n_real} real videos ({first.source}); in brackets the bound that "
+        "holds on new videos of the same kind with 95 % confidence, and a target that it meets is guaranteed there. "
+        'UNCERTAIN is the band of P(fake) in which nothing is decided; its share is that of the videos here. "decides '
+        'at" and the rates leave the band aside: with it, FAKE begins at its upper end'
+    ]
+    if found.kind == "out-of-fold":
+        notes.append(
+            "thresholds, bands and promises are those of the saved head; what is given here comes from the folds' own, "
+            "which differ. No video is judged by a threshold that was chosen on its score, but where a target is first "
+            "named here, other folds chose it, whose heads had learned from the video"
+        )
+    if seen:
+        notes.append(FLATTERED)
     return TextTable(
         "Thresholds: what they promised, what they give here",
         THRESHOLD_COLUMNS,
-        tuple(_tell_threshold(name, transfer) for name, transfer in found.thresholds.items()),
-        f"promised on {first.n_fake} fake and {first.n_real} real videos ({first.source}); in brackets the bound that "
-        "holds on new videos of the same kind with 95 % confidence, and a target that it meets is guaranteed there. "
-        "UNCERTAIN is the band of P(fake) in which nothing is decided; its share is that of the videos here" + apart,
+        tuple(_tell_threshold(name, transfer, seen) for name, transfer in found.thresholds.items()),
+        "; ".join(notes),
     )
 
 
-def _tell_threshold(name: str, transfer: Transfer) -> tuple[str, ...]:
+def _tell_threshold(name: str, transfer: Transfer, seen: bool) -> tuple[str, ...]:
     threshold = transfer.threshold
     return (
         name,
@@ -233,51 +287,75 @@ def _tell_threshold(name: str, transfer: Transfer) -> tuple[str, ...]:
         format_estimate(transfer.recall, 2),
         f"{threshold.fpr:.2f} (≤ {threshold.fpr_bound:.2f})",
         format_estimate(transfer.fpr, 2),
-        _tell_promise(transfer),
+        _tell_promise(transfer, seen),
     )
 
 
-def _tell_promise(transfer: Transfer) -> str:
-    target, guaranteed = transfer.threshold.target, transfer.threshold.guaranteed
+def _tell_promise(transfer: Transfer, seen: bool) -> str:
+    threshold, target = transfer.threshold, transfer.threshold.target
     asked = target.name.replace("=", " ").replace("fpr", "FPR")
     if target.kind not in ("recall", "fpr"):
         return f"{asked}: promises no rate"
-    outcomes = {"kept": "kept", "within chance": "missed within chance", "broken": "MISSED", None: "not measurable"}
-    return f"{asked}: {outcomes[transfer.promise]}, {'' if guaranteed else 'not '}guaranteed"
+    if seen:
+        return f"{asked}: not judged on videos of training"
+    outcomes = {
+        "kept": "kept",
+        "within chance": "missed within chance",
+        "broken": "MISSED here",
+        None: "not measurable",
+    }
+    outcome = outcomes[transfer.promise]
+    if not threshold.guaranteed:
+        return f"{asked}: {outcome}, not guaranteed"
+    if transfer.promise == "kept":
+        return f"{asked}: kept, guaranteed"
+    return f"{asked}: {outcome}; it was guaranteed on data like {SOURCES[threshold.source]}"
 
 
 def _tabulate_parts(found: Evaluation) -> Iterator[TextTable]:
-    if len(found.by_role) > 1:
-        note = "train and val were used to make this head: their figures flatter it" if _is_flattered(found) else ""
-        yield _tabulate_metrics("By role", "role", found.by_role, note)
+    lost, seen = found.unscorable, _is_flattered(found)
+    if len(found.by_role) > 1 or seen:
+        note = "train and val were used to make this head: their figures flatter it" if seen else ""
+        yield _tabulate_metrics("By role", "role", found.by_role, {}, note)
     if found.by_method:
-        yield TextTable(
-            "By method",
-            ("method", "fakes", "recall", "reals compared", "AUC"),
-            tuple(
-                (name, str(f.n_fake), format_estimate(f.recall), str(f.n_real), format_estimate(f.auc))
-                for name, f in found.by_method.items()
-            ),
-            "the fakes of each method against the real videos of the same dataset, or all where it has none",
-        )
-    if len(found.by_dataset) > 1:
-        yield _tabulate_metrics("By dataset", "dataset", found.by_dataset, "")
+        yield _tabulate_methods(found)
+    if len(found.by_dataset.keys() | lost.by_dataset.keys()) > 1:
+        note = FLATTERED if seen else ""
+        yield _tabulate_metrics("By dataset", "dataset", found.by_dataset, lost.by_dataset, note)
+
+
+def _tabulate_methods(found: Evaluation) -> TextTable:
+    lost, figures = found.unscorable.by_method, found.by_method
+    rows = [
+        (name, str(f.n_fake), format_estimate(f.recall), str(f.n_real), format_estimate(f.auc), str(lost.get(name, 0)))
+        for name, f in figures.items()
+    ]
+    rows += [(name, "0", "undefined", "", "undefined", str(n)) for name, n in lost.items() if name not in figures]
+    note = "the fakes of each method against the real videos of the same dataset, or all where it has none"
+    return TextTable(
+        "By method",
+        ("method", "fakes", "recall", "reals compared", "AUC", "without a score"),
+        tuple(rows),
+        f"{note}; {FLATTERED}" if _is_flattered(found) else note,
+    )
 
 
 def _is_flattered(found: Evaluation) -> bool:
     return not found.by_role.keys().isdisjoint(SEEN)
 
 
-def _tabulate_metrics(title: str, kind: str, parts: dict[str, Metrics], note: str) -> TextTable:
-    return TextTable(
-        title,
-        (kind, "fake / real", *(RATES[name].partition(" (")[0] for name in PARTS)),
-        tuple(
-            (name, f"{m.n_fake} / {m.n_real}", *(format_estimate(getattr(m, metric), 2) for metric in PARTS))
-            for name, m in parts.items()
-        ),
-        note,
-    )
+def _tabulate_metrics(title: str, kind: str, parts: dict[str, Metrics], lost: dict[str, int], note: str) -> TextTable:
+    """A row a part; `lost` counts the videos of each without a score, where that is known."""
+    rows = [
+        (name, f"{m.n_fake} / {m.n_real}", *(format_estimate(getattr(m, metric), 2) for metric in PARTS))
+        for name, m in parts.items()
+    ]
+    rows += [(name, "0 / 0", *("undefined" for _ in PARTS)) for name in lost if name not in parts]
+    columns = (kind, "fake / real", *(RATES[name].partition(" (")[0] for name in PARTS))
+    if not lost:
+        return TextTable(title, columns, tuple(rows), note)
+    counted = tuple((*row, str(lost.get(row[0], 0))) for row in rows)
+    return TextTable(title, (*columns, "without a score"), counted, note)
 
 
 def _list_limits(found: Evaluation) -> Iterator[str]:

@@ -18,7 +18,7 @@ def pick_frames(
     What lies past a clip's new length repeats one of its frames. No clip gets fewer than `least` frames, provided it
     had so many. The changes follow one another: speed, window, dropping, direction.
     """
-    index, count = _change_rate(lengths, config.rate, generator)
+    index, count = _change_rate(lengths, config.rate, least, generator)
     index, count = _cut_window(index, count, config.window, least, generator)
     index, count = _drop_frames(index, count, config.drop, least, generator)
     return _turn_round(index, count, config.reverse, generator), count
@@ -30,13 +30,15 @@ def list_frames(lengths: Tensor) -> Tensor:
     return torch.minimum(times.unsqueeze(0), lengths.unsqueeze(1) - 1)
 
 
-def _change_rate(lengths: Tensor, most: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _change_rate(lengths: Tensor, most: float, least: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Steps of 1 / `most` to `most` frames, log-uniform, from a random place; slower clips repeat frames."""
     if most == 1:
         return list_frames(lengths), lengths
     reach = math.log(most)
     step = torch.exp((2 * torch.rand(len(lengths), generator=generator, dtype=torch.float64) - 1) * reach)
-    count = torch.minimum(lengths, ((lengths - 1) / step).floor().long() + 1)
+    most_steps = (lengths - 1).clamp(min=1) / (lengths.clamp(max=least) - 1).clamp(min=1)  # leaves `least` frames
+    step = torch.minimum(step, most_steps)
+    count = torch.minimum(lengths, ((lengths - 1) / step + 1e-6).floor().long() + 1)
     slack = (lengths - 1) - (count - 1) * step  # what the steps leave over
     first = torch.rand(len(lengths), generator=generator, dtype=torch.float64) * slack.clamp(min=0)
     places = first.unsqueeze(1) + list_frames(count) * step.unsqueeze(1)  # (B, T)

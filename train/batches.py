@@ -64,6 +64,10 @@ class BatchReader:
         self._label = torch.from_numpy(data.labels[data.clip_video])
         self._least = data.fingerprint.sampling.min_frames
 
+    def fit_clips(self, rows: int) -> int:
+        """How many clips a batch of so many rows holds, even of the longest."""
+        return max(1, rows // max(1, int(self._length.max())))
+
     def read_in_order(self, clips: NDArray[np.int64], size: int) -> Iterator[Batch]:
         """All `clips` (ascending) once, as they are."""
         for pool in self._read_pools(self._cut_blocks(clips), 1):
@@ -90,7 +94,7 @@ class BatchReader:
 
     def read_rows(self, clips: NDArray[np.int64]) -> Iterator[Tensor]:
         """The rows (n, D) of `clips` (ascending), some at a time, on the CPU."""
-        for batch in self.read_in_order(clips, 256):
+        for batch in self.read_in_order(clips, self.fit_clips(8192)):
             inside = torch.arange(batch.features.shape[1], device=self.device) < batch.lengths.unsqueeze(1)
             yield batch.features[inside].cpu()
 

@@ -7,6 +7,10 @@ cover far too little. The interval is that of a share counted in as many indepen
 the clusters that make the deviation, so two or three persons with all the errors make it wide. The trials are never
 fewer than the clusters, counted as if of equal size (Kish 1965), and just these where nothing varies: 30 hits of 30 on
 20 persons are [0.83, 1], not [1, 1].
+
+In 1,000 draws each from populations of known AUC (.7 to .99), with 14 to 150 persons who err together little or much,
+AUC, recall, FPR and balanced accuracy lay in their intervals 93.7 to 99.8 times in 100; percentiles of the same
+replicates held an AUC of .99 with 20 persons 75 times. tests/test_bootstrap.py repeats it.
 """
 
 from __future__ import annotations
@@ -91,10 +95,10 @@ def _draw(clusters: int, resamples: int, seed: int, rows: int) -> Iterator[NDArr
         yield np.bincount(drawn.ravel(), minlength=count * clusters).reshape(count, clusters).astype(np.float64)
 
 
-def count_units(sizes: NDArray[np.int64]) -> Units:
-    """The clusters that hold a class, from how many of its videos each of all clusters holds (G,)."""
-    squares = int((sizes**2).sum())
-    return Units(int((sizes > 0).sum()), int(sizes.sum()) ** 2 / squares if squares else 0.0)
+def count_units(sizes: NDArray[np.int64] | NDArray[np.float64]) -> Units:
+    """The clusters that hold some videos, from how many each of all clusters holds (G,)."""
+    squares = float((sizes**2).sum())
+    return Units(int((sizes > 0).sum()), float(sizes.sum()) ** 2 / squares if squares else 0.0)
 
 
 def find_spread(values: NDArray[np.float64], pull: NDArray[np.float64], units: Units) -> Spread | None:

@@ -86,13 +86,13 @@ class FitConfig(Spec):
     epochs: int = Field(default=60, ge=1)
     patience: int = Field(default=15, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-2, ge=0)
+    weight_decay: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
     max_grad_norm: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     sampling: Literal["shuffle", "balanced", "paired"] = "shuffle"
     class_weights: Literal["balanced", "none"] = "balanced"
     augment: AugmentConfig = AugmentConfig()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 31)

@@ -16,6 +16,7 @@ from extract.cache import OK, CacheFile, ClipTable, FeatureCache, VideoRecord, o
 from extract.errors import FormatError, UnmaskError
 from extract.results import ORIGINAL_VIEW
 from extract.specs import Fingerprint
+from train.operating_points import UNNAMED
 from train.rows import FeatureRows, RowsInMemory, StreamedRows, plan_memory, read_rows, require_finite
 
 
@@ -68,7 +69,8 @@ def select_usable(cache: FeatureCache) -> ClipData:
     """The videos with features of a cache that is in memory."""
     require_finite(cache.features, 0, cache.path)
     corners = cache.boxes.astype(np.float64)
-    areas = np.add.reduceat((corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), cache.clips.start)
+    whole = np.add.reduceat((corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), cache.clips.start)
+    areas = whole / cache.clips.length  # mean of each clip's boxes
     rows = RowsInMemory(torch.from_numpy(cache.features))
     return _make_data(cache.path, cache.fingerprint, cache.videos, cache.clips, areas, rows)
 
@@ -96,7 +98,7 @@ def read_clip_data(cache: CacheFile, rows: FeatureRows) -> ClipData:
 
 def name_groups(records: Sequence[VideoRecord]) -> NDArray[np.str_]:
     """The group of each video; one without a group gets a name that no group can have."""
-    return np.array([record.group or f"\n{record.id}" for record in records])
+    return np.array([record.group or f"{UNNAMED}{record.id}" for record in records])
 
 
 def _make_data(

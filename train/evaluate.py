@@ -18,7 +18,16 @@ from train.calibrate import apply_sigmoid
 from train.checkpoint import CacheSource, Run, read_predictions
 from train.clusters import Clusters, choose_clusters
 from train.config import Purpose
-from train.judged import SEEN, Judged, Kind, Unscorable, count_known_persons, gather_judged
+from train.judged import (
+    SEEN,
+    UNNAMED,
+    Judged,
+    Kind,
+    Unscorable,
+    count_known_persons,
+    gather_judged,
+    list_persons,
+)
 from train.metrics import PREVALENCES, Estimate, Metrics, Predictions, measure, measure_frames
 from train.thresholds import Target, Threshold
 from train.transfer import (
@@ -33,7 +42,6 @@ from train.transfer import (
 
 FORMAT: Literal["unmask-evaluation/1"] = "unmask-evaluation/1"
 PACKAGES = ("unmask", "torch", "numpy", "scipy")
-UNNAMED = "(not named)"
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Evaluation(Metrics):
     """`metrics.json`: the metrics of all judged videos at the threshold `preset`, and what has to be known beside them.
 
     `left_out` are videos that the head was made with, by split; `known_persons` are judged videos of a person whom it
-    has seen in another one. `worst_case_recall` counts every unscorable fake as missed. Frame AUC is another number
+    has seen in another one, and of `nameless` ones that cannot be told. `worst_case_recall` counts every unscorable fake as missed. Frame AUC is another number
     than video AUC, and is never mixed with it.
     """
 
@@ -86,6 +94,7 @@ class Evaluation(Metrics):
     roles: dict[str, int]
     left_out: dict[str, int]
     known_persons: int
+    nameless: int = 0
     unscorable: Unscorable
     worst_case_recall: float | None
     frame_auc: Estimate | None
@@ -125,8 +134,9 @@ def evaluate_run(run: Run, features: Path | None = None, request: EvaluationRequ
         **_describe_source(run, judged),
         preset=preset,
         known_persons=count_known_persons(judged, rows),
+        nameless=sum(not list_persons(video) for video in judged.videos),
         worst_case_recall=_assume_the_worst(metrics, judged.unscorable),
-        frame_auc=bench.measure_frames() or run.document.frame_auc.get(judged.kind),
+        frame_auc=bench.measure_frames() or _recall_frame_auc(run, judged),
         cluster_note=bench.clusters.note,
         by_role=bench.measure_each(predictions, [video.role for video in judged.videos]),
         by_dataset=bench.measure_each(predictions, [video.dataset or UNNAMED for video in judged.videos]),
@@ -187,14 +197,20 @@ class Bench:
     def judge_threshold(self, threshold: Threshold, applied: AppliedThreshold) -> Transfer:
         """What a threshold gives on these videos, beside what it promised."""
         found = self.measure(self.predict(applied))
+        seen = any(video.role in SEEN for video in self.judged.videos)  # of whom a promise says nothing
         unsure = applied.name_outcomes(apply_sigmoid(self.judged.calibrated)) == UNCERTAIN
         return Transfer(
             threshold=threshold,
             recall=found.recall,
             fpr=found.fpr,
             uncertain=float(unsure.mean()),
-            promise=judge_promise(threshold.target, found.recall, found.fpr),
+            promise=None if seen else judge_promise(threshold.target, found.recall, found.fpr),
         )
+
+
+def _recall_frame_auc(run: Run, judged: Judged) -> Estimate | None:
+    """The frame AUC that training wrote down; null where it holds videos that are left out here."""
+    return None if judged.left_out else run.document.frame_auc.get(judged.kind)
 
 
 def _describe_source(run: Run, judged: Judged) -> dict[str, Any]:
@@ -229,6 +245,11 @@ def _warn(run: Run, judged: Judged) -> tuple[str, ...]:
         found.append(
             f"{seen} of {len(judged.videos)} judged videos were in the training or validation data of this head: the "
             "figures over all of them flatter it; read those by role"
+        )
+    if judged.kind != "whole" and judged.left_out:
+        found.append(
+            f"{sum(judged.left_out.values())} held-out videos are left out: the same files stand under other names "
+            f"in {' and '.join(sorted(judged.left_out))}, where the head has learned from them; run `unmask audit`"
         )
     fakes = int(judged.labels.sum())
     if fakes in (0, len(judged.labels)):

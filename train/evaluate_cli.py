@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from train.pairing import PairedComparison
 
 WIDTH = 144  # where no terminal says how wide it is
+MOST_COLUMNS = 6
+LEAST_WIDTH = 120  # below which a table of many columns would fold inside words
 
 
 @click.command("evaluate")
@@ -100,7 +102,9 @@ def _print_account(account: Account, folder: Path) -> None:
         _say(console, f"- {text}")
     console.print(Columns([_draw_table(account.usual), _draw_table(account.missing)], padding=(0, 4)))
     for table in (account.figures, account.thresholds, *account.parts):
-        console.print(_draw_table(table))
+        wide = len(table.columns) > MOST_COLUMNS and console.width < LEAST_WIDTH
+        for part in table.list_rows_apart() if wide else (table,):
+            console.print(_draw_table(part))
     _say(console, f"report, figures and predictions: {folder}")
 
 

@@ -64,9 +64,10 @@ def is_evaluation(path: Path) -> bool:
 def save_evaluation(out: Path, evaluated: Evaluated, overwrite: bool = False) -> None:
     """Writes the folder, whole or not at all."""
     require_free(out, overwrite)
+    out = out.resolve()  # of "." nothing would tell the name
     document, predictions = evaluated.document, evaluated.predictions
     thresholds = {name: transfer.threshold for name, transfer in document.thresholds.items()}
-    plans = plan_figures(predictions, document, thresholds, document.preset, document.source.name)
+    plans = plan_figures(predictions, document, thresholds, document.preset, document.source.name, document.kind)
     with write_directory_aside(out) as temporary:
         (temporary / METRICS).write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
         _write_rows(temporary / PREDICTIONS, list_rows(evaluated))

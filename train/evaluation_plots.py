@@ -30,9 +30,11 @@ from train.plots import (
     set_title,
     start_figure,
 )
+from train.tallies import BINS as ECE_BINS
 from train.thresholds import Threshold
 
 if TYPE_CHECKING:
+    from train.judged import Kind
     from train.plots import Figure
 
 BINS = 10  # of probabilities, in reliability
@@ -41,17 +43,26 @@ BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), 
 
 
 def plan_figures(
-    predictions: Predictions, metrics: Metrics, thresholds: Mapping[str, Threshold], preset: str, data_name: str
+    predictions: Predictions,
+    metrics: Metrics,
+    thresholds: Mapping[str, Threshold],
+    preset: str,
+    data_name: str,
+    kind: Kind = "test",
 ) -> dict[str, Callable[[], Figure]]:
-    """Every picture by the name of its file, in the order in which they are shown; each is drawn when it is called."""
-    own = thresholds[preset]
+    """Every picture by the name of its file, in the order in which they are shown; each is drawn when it is called.
+
+    Out of folds, `thresholds` are those of the saved head and `metrics` come from the folds' own.
+    """
+    own, folds = thresholds[preset], kind == "out-of-fold"
+    line, point = (f"{preset} (saved head)", f"{preset} (folds' own)") if folds else (preset, preset)
     return {
-        "scores": lambda: plot_scores(predictions, own, preset, data_name),
-        "roc": lambda: plot_roc(predictions, metrics, data_name, preset),
-        "pr": lambda: plot_pr(predictions, metrics, preset, data_name),
-        "thresholds": lambda: plot_thresholds(predictions, thresholds, data_name),
+        "scores": lambda: plot_scores(predictions, own, line, data_name),
+        "roc": lambda: plot_roc(predictions, metrics, data_name, point),
+        "pr": lambda: plot_pr(predictions, metrics, point, data_name),
+        "thresholds": lambda: plot_thresholds(predictions, thresholds, data_name, folds),
         "reliability": lambda: plot_reliability(predictions, metrics, data_name),
-        "confusion": lambda: plot_confusion(metrics, f"{data_name}, {preset}"),
+        "confusion": lambda: plot_confusion(metrics, f"{data_name}, {point}"),
     }
 
 
@@ -91,7 +102,7 @@ def plot_scores(predictions: Predictions, threshold: Threshold, preset: str, dat
     axes.stairs(real_count, edges, color=BLUE, linewidth=2, label="real videos", zorder=3)
     fakes: dict[str, Any] = {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////", "linewidth": 1}
     axes.bar(edges[:-1], fake_count, width=1 / BARS, align="edge", label="fake videos", **fakes)
-    axes.axvline(threshold.value, color=INK, linewidth=1.5, label=f"{preset}: FAKE from {threshold.value:.2f}")
+    axes.axvline(threshold.value, color=INK, linewidth=1.5, label=f"{preset}: decides at {threshold.value:.2f}")
     axes.set(xlim=(0, 1))
     axes.set_xlabel("P(fake), at even odds")
     axes.set_ylabel("videos")
@@ -100,8 +111,10 @@ def plot_scores(predictions: Predictions, threshold: Threshold, preset: str, dat
     return figure
 
 
-def plot_thresholds(predictions: Predictions, thresholds: Mapping[str, Threshold], data_name: str) -> Figure:
-    """Recall and FPR at every threshold there could be, with those of the run."""
+def plot_thresholds(
+    predictions: Predictions, thresholds: Mapping[str, Threshold], data_name: str, folds: bool = False
+) -> Figure:
+    """Recall and FPR at every threshold there could be, with those of the run; in `folds` others decided."""
     figure, axes = start_figure(*SIZE)
     fake = predictions.labels == 1
     grid = np.linspace(0, 1, 401)
@@ -121,7 +134,7 @@ def plot_thresholds(predictions: Predictions, thresholds: Mapping[str, Threshold
     axes.set_ylabel("share of the class that is flagged")
     axes.grid(color=PALE, linewidth=0.8)
     add_legend(axes, **BELOW)
-    set_title(axes, data_name, _count_classes(predictions))
+    set_title(axes, data_name, _count_classes(predictions) + (" · lines: the saved head's" if folds else ""))
     return figure
 
 
@@ -140,7 +153,7 @@ def plot_reliability(predictions: Predictions, metrics: Metrics, data_name: str)
     axes.set_ylabel("share of fakes found, classes weighing alike")
     axes.grid(color=PALE, linewidth=0.8)
     add_legend(axes, loc="upper left")
-    set_title(axes, data_name, f"ECE {format_estimate(metrics.ece)} · numbers: videos in the bin")
+    set_title(axes, data_name, f"ECE {format_estimate(metrics.ece)} by {ECE_BINS} bins · numbers: videos")
     return figure
 
 

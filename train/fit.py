@@ -137,9 +137,10 @@ class Fit:
         """Trains and validates once."""
         number = len(self.curve) + 1
         loss = self.train_epoch(number)
-        if not math.isfinite(loss):
-            raise UnmaskError(f"training diverged in epoch {number} (its loss is {loss}); use a lower --learning-rate")
-        epoch = self.validate(Epoch(number=number, train_loss=loss))
+        epoch = Epoch(number=number, train_loss=loss)
+        if not math.isfinite(loss) or not all(weight.isfinite().all() for weight in self.head.parameters()):
+            raise _explain_divergence(epoch)
+        epoch = self.validate(epoch)
         self.curve.append(epoch)
         rank = rank_epochs(self.curve)
         if rank > self.best_rank:
@@ -175,6 +176,8 @@ class Fit:
         if self.val is None:
             return epoch
         logits, labels = predict_videos(self.head, self.data, self.reader, self.val), self.data.labels[self.val]
+        if not np.isfinite(logits).all():
+            raise _explain_divergence(epoch)
         losses = [compute_nll(logits[labels == c], labels[labels == c]) for c in (0, 1)]
         return epoch.model_copy(update={"val_loss": sum(losses) / 2, "val_auc": compute_auc(labels, logits)})
 
@@ -220,6 +223,12 @@ class Fit:
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.plan.config.max_grad_norm)
         self.optimiser.step()
         return loss.detach()
+
+
+def _explain_divergence(epoch: Epoch) -> UnmaskError:
+    return UnmaskError(
+        f"training diverged in epoch {epoch.number} (its loss is {epoch.train_loss}); use a lower --learning-rate"
+    )
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, config: FitConfig, progress: float) -> None:

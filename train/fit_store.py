@@ -53,7 +53,7 @@ class FitStore:
 
     def close(self) -> None:
         """Lets another process go on from here; a folder without any state goes."""
-        if self._folder.is_dir() and not any(self._folder.glob("*.safetensors")):
+        if self._lock.is_held and self._folder.is_dir() and not any(self._folder.glob("*.safetensors")):
             shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()
 

@@ -1,40 +1,50 @@
 """Which videos an evaluation judges, and what the heads of a run say of them.
 
 A run's own data is its test split, or, with folds, every video by the head of the fold that held it out. Any other
-cache is judged wholly by the saved head, but for what that head has seen.
+cache is judged wholly by the saved head, but for what that head has seen. What it has seen goes by content, under
+whatever name, and a file that stands under several is judged once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from extract.audit.report import count_noun
 from extract.cache import OK, VideoRecord, open_cache, read_fingerprint, require_fingerprint
-from extract.errors import FormatError, UnmaskError, UsageError
+from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
 from extract.files import hash_file
+from extract.manifest import Label, ManifestVideo
 from extract.session import Device
 from extract.specs import Spec
+from extract.splits import list_identities
 from train.checkpoint import CacheSource, PredictionRow, Run, load_head
 
 Kind = Literal["test", "out-of-fold", "whole"]
 Role = Literal["train", "val", "test", "out-of-fold", "new"]
 SEEN: tuple[Role, ...] = ("train", "val")
+UNNAMED = "(not named)"  # a method or dataset
 
 
 class Unscorable(Spec):
-    """Videos without a score; `unknown` are those whose label cannot be told any more."""
+    """Videos without a score; of those that are `unknown` the label, or whether they belong here, cannot be told.
+
+    `by_method` counts fakes, `by_dataset` both classes; the unknown ones are in neither.
+    """
 
     fake: int = 0
     real: int = 0
     unknown: int = 0
     reasons: dict[str, int] = Field(default_factory=dict)
+    by_method: dict[str, int] = Field(default_factory=dict)
+    by_dataset: dict[str, int] = Field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -77,7 +87,7 @@ class Judged:
     fold: NDArray[np.int64] | None  # (S, V)
     frames: Frames | None
     unscorable: Unscorable
-    left_out: dict[str, int]  # videos that training or validation has seen and that are not judged, by role
+    left_out: dict[str, int]  # videos that training, validation or another fold has seen, which are not judged
     notes: tuple[str, ...] = ()
 
     @property
@@ -90,7 +100,7 @@ def gather_judged(
     run: Run, rows: Sequence[PredictionRow], features: Path | None, include_train: bool, device: Device = "auto"
 ) -> Judged:
     """The videos to judge: the run's own where no cache, or its own one, is given; else the whole cache."""
-    cache = _find_cache(run, features)
+    cache = _find_cache(run, features, include_train)
     if (features is not None and not cache.own) or include_train:
         return _judge_whole(run, rows, cache, include_train, device)
     if any(row.split == "test" for row in rows):
@@ -104,20 +114,37 @@ def gather_judged(
 
 
 def count_known_persons(judged: Judged, rows: Sequence[PredictionRow]) -> int:
-    """The judged videos of a person (dataset and group) that the head was made with, in another video.
+    """The judged videos that show a person whom the head was made with, in another video.
 
-    A head of a fold was made with the other folds.
+    Persons go by dataset, and by the names of face swaps too, which show two. A head of a fold was made with the
+    other folds.
     """
     places: dict[tuple[str, str], set[tuple[str, int | None]]] = {}
     for row in rows:
-        if row.group and row.split in SEEN:
-            places.setdefault((row.dataset, row.group), set()).add((row.sha256, row.fold))
+        for person in list_persons(row) if row.split in SEEN else ():
+            places.setdefault(person, set()).add((row.sha256, row.fold))
     folds = [None] * len(judged.videos) if judged.fold is None else judged.fold[0].tolist()
     return sum(
-        any(sha256 != video.sha256 and (own is None or fold != own) for sha256, fold in places.get(person, ()))
+        any(
+            sha256 != video.sha256 and (own is None or fold != own)
+            for person in list_persons(video)
+            for sha256, fold in places.get(person, ())
+        )
         for video, own in zip(judged.videos, folds, strict=True)
-        for person in [(video.dataset, video.group)]
     )
+
+
+def list_persons(video: JudgedVideo | PredictionRow) -> list[tuple[str, str]]:
+    """Whom a video shows, as far as its group and its name tell: dataset and identity of each."""
+    named = ManifestVideo(
+        id=video.id,
+        path=Path(video.id),
+        label=cast(Label, video.label),
+        group=video.group,
+        pair=video.pair,
+        dataset=video.dataset,
+    )
+    return [(video.dataset, identity) for identity in list_identities(named)]
 
 
 def stack_rows(rows: Sequence[PredictionRow], field: str) -> NDArray[np.float64]:
@@ -145,33 +172,43 @@ def list_ids(rows: Sequence[PredictionRow]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Cache:
-    """A cache file; `own` says whether the run was trained on these very bytes, `sha256` is null without a file."""
+    """A cache file; `own` says whether the run was trained on these very bytes, `sha256` is null without a file.
+
+    `replaced`: it lies where the run's cache lay, and is another.
+    """
 
     path: Path
     sha256: str | None
     own: bool
+    replaced: bool
 
     def describe_loss(self) -> str:
         """What became of a run's cache that is not there."""
         return f"the run's cache {self.path} " + ("is gone" if self.sha256 is None else "has changed since training")
 
 
-def _find_cache(run: Run, features: Path | None) -> _Cache:
+def _find_cache(run: Run, features: Path | None, include_train: bool) -> _Cache:
+    """The cache to judge; one that is read, other bytes than the run's among them, must fit the head."""
     expected = run.document.cache
     path = features or Path(expected.path)
-    if features is not None:
+    sha256 = hash_file(path) if path.is_file() else None
+    own = sha256 is not None and sha256 == expected.sha256
+    if features is not None or (include_train and sha256 is not None):
         remedy = f"extract it with the backbone, detector and options of the cache of {run.path}"
         require_fingerprint(read_fingerprint(path), run.document.fingerprint, path, remedy)
-    sha256 = hash_file(path) if path.is_file() else None
-    return _Cache(path, sha256, sha256 is not None and sha256 == expected.sha256)
+    lies_there = sha256 is not None and path.resolve() == Path(expected.path).resolve()
+    return _Cache(path, sha256, own, lies_there and not own)
 
 
 def _judge_test(run: Run, rows: Sequence[PredictionRow], cache: _Cache, device: Device) -> Judged:
     """The test split: by the saved head on the cache or, without that, as training wrote it down."""
-    test = [row for row in rows if row.split == "test"]
+    test, left_out = _leave_out_seen([row for row in rows if row.split == "test"], rows, run.path)
     if cache.own:
         ids = set(list_ids(test))
-        return _run_head(run, cache, "test", lambda record: "test" if record.id in ids else None, device)
+        judged = _run_head(run, cache, "test", lambda record: "test" if record.id in ids else None, device)
+        lost, astray = _find_lost_of_test(run, rows, _read_lost(cache.path))
+        return replace(judged, unscorable=_count_unscorable(lost, astray), left_out=left_out)
+    test, copies = _drop_copies(test, run.path)
     return Judged(
         kind="test",
         source=run.document.cache,
@@ -181,23 +218,25 @@ def _judge_test(run: Run, rows: Sequence[PredictionRow], cache: _Cache, device: 
         calibrated=stack_rows(test, "calibrated"),
         fold=None,
         frames=None,
-        unscorable=Unscorable(unknown=run.document.split.counts["test"].excluded),
-        left_out={},
+        unscorable=_recall_unscorable(run, "test"),
+        left_out=left_out,
         notes=(
             f"{cache.describe_loss()}: video-level figures come from the run's predictions.csv, frame AUC from its "
             "run.json",
+            *_tell_copies(copies),
         ),
     )
 
 
 def _judge_folds(run: Run, rows: Sequence[PredictionRow], cache: _Cache) -> Judged:
     """Every video of the folds, by the head that never saw it, with the calibration of that fold."""
-    held = [row for row in rows if row.fold is not None]
+    held, left_out = _leave_out_seen([row for row in rows if row.fold is not None], rows, run.path)
+    held, copies = _drop_copies(held, run.path)
     notes = ["held-out predictions of cross-validation: each video was judged by the head of a fold that never saw it"]
-    unscorable = Unscorable(unknown=sum(run.document.excluded.values()))
     if cache.own:
-        unscorable = _count_unscorable(record for record in _read_lost(cache.path) if record.split != "test")
+        unscorable = _count_unscorable([record for record in _read_lost(cache.path) if record.split != "test"])
     else:
+        unscorable = _recall_unscorable(run, "train")
         notes.append(f"{cache.describe_loss()}: the labels of videos without features are not known")
     return Judged(
         kind="out-of-fold",
@@ -209,8 +248,8 @@ def _judge_folds(run: Run, rows: Sequence[PredictionRow], cache: _Cache) -> Judg
         fold=stack_rows(held, "fold").astype(np.int64),
         frames=None,
         unscorable=unscorable,
-        left_out={},
-        notes=tuple(notes),
+        left_out=left_out,
+        notes=(*notes, *_tell_copies(copies)),
     )
 
 
@@ -218,7 +257,9 @@ def _judge_whole(run: Run, rows: Sequence[PredictionRow], cache: _Cache, include
     """Every video of a cache by the saved head; what that head has seen only if it is asked for."""
     if cache.sha256 is None:
         raise UsageError(f"{cache.describe_loss()}, and --include-train judges the cache itself; name one")
-    roles: dict[str, Role] = {row.sha256: cast(Role, row.split) for row in rows if row.sha256}
+    # Of a file in two splits the one that the head was made with counts.
+    ranked = sorted(rows, key=lambda row: ("test", "val", "train").index(row.split))
+    roles: dict[str, Role] = {row.sha256: cast(Role, row.split) for row in ranked if row.sha256}
     left_out: Counter[str] = Counter()
 
     def assign_role(record: VideoRecord) -> Role | None:
@@ -229,7 +270,8 @@ def _judge_whole(run: Run, rows: Sequence[PredictionRow], cache: _Cache, include
         return role
 
     judged = _run_head(run, cache, "whole", assign_role, device)
-    return replace(judged, left_out=dict(left_out))
+    changed = (cache.describe_loss(),) if cache.replaced else ()
+    return replace(judged, left_out=dict(left_out), notes=(*changed, *judged.notes))
 
 
 def _run_head(
@@ -243,24 +285,23 @@ def _run_head(
 
     place = choose_device(device)
     with open_clip_data(cache.path) as data:
-        roles = [assign_role(record) for record in data.records]
-        chosen = np.array([video for video, role in enumerate(roles) if role], dtype=np.int64)
-        if not chosen.size:
+        roles = {record.id: role for record in data.records if (role := assign_role(record))}
+        if not roles:
             raise UnmaskError(
                 f"every video of {cache.path} was in the training or validation data of {run.path}; give other "
                 "videos, or --include-train to judge them all the same"
             )
+        records, copies = _drop_copies([record for record in data.records if record.id in roles], cache.path)
+        once = {record.id for record in records}
+        chosen = np.array([video for video, record in enumerate(data.records) if record.id in once], dtype=np.int64)
         head, reader = load_head(run).to(place), BatchReader(data, place)
         logits = np.atleast_2d(predict_videos(head, data, reader, chosen))
         frame_logits, owner = predict_frames(head, data, reader, chosen)
-        videos = tuple(_name_video(data.records[video], cast(Role, roles[video])) for video in chosen)
-        lost = [record for record in data.lost if kind != "test" or record.split == "test"]
-        astray = sum(not record.split for record in data.lost) if kind == "test" else 0
-    note = f"of the cache's videos in no split, {astray} without features"
+        lost = data.lost
     return Judged(
         kind=kind,
         source=CacheSource(name=cache.path.name, path=str(cache.path), sha256=cache.sha256),
-        videos=videos,
+        videos=tuple(_name_video(record, roles[record.id]) for record in records),
         seeds=(run.document.fit.seed,),
         logits=logits,
         calibrated=run.document.calibration.scale(logits),
@@ -268,8 +309,57 @@ def _run_head(
         frames=Frames(frame_logits, np.searchsorted(chosen, owner)),
         unscorable=_count_unscorable(lost),
         left_out={},
-        notes=(note,) if astray else (),
+        notes=_tell_copies(copies),
     )
+
+
+def _leave_out_seen(
+    held: list[PredictionRow], rows: Sequence[PredictionRow], path: Path
+) -> tuple[list[PredictionRow], dict[str, int]]:
+    """Rows that were held out, without the videos whose content the head that judges them has seen; and their count."""
+    homes: dict[tuple[str, int], set[str]] = {}
+    for row in rows:
+        homes.setdefault((row.sha256, row.seed), set()).add(_name_home(row))
+    seen: dict[str, str] = {}
+    for row in held:
+        others = homes[row.sha256, row.seed] - {_name_home(row), "test"} if row.sha256 else set()
+        # A test video is judged by the saved head, which has seen all folds.
+        for other in sorted(others)[:1]:
+            seen[row.id] = other if other in SEEN else "train" if row.fold is None else "another fold"
+    kept = [row for row in held if row.id not in seen]
+    if not kept:
+        raise UnmaskError(
+            f"every video that {path} held out is, under another name, one that its head has learned from; correct "
+            "the manifest, then train again"
+        )
+    return kept, dict(Counter(seen.values()))
+
+
+def _name_home(row: PredictionRow) -> str:
+    return row.split if row.fold is None else f"fold {row.fold}"
+
+
+Named = TypeVar("Named", VideoRecord, PredictionRow)
+
+
+def _drop_copies(videos: Sequence[Named], path: Path) -> tuple[list[Named], int]:
+    """The videos without those that are an earlier one's file under another id, and how many these were."""
+    first: dict[str, Named] = {}
+    for video in videos:
+        known = first.setdefault(video.sha256 or video.id, video)
+        if known.label != video.label:
+            raise MismatchError(
+                f"{path} calls {known.id} {known.label} and {video.id}, which is the same file, {video.label}; correct "
+                "the manifest, then extract and train again"
+            )
+    kept = [video for video in videos if first[video.sha256 or video.id].id == video.id]
+    return kept, len({video.id for video in videos}) - len(first)
+
+
+def _tell_copies(copies: int) -> tuple[str, ...]:
+    if not copies:
+        return ()
+    return (f"{count_noun(copies, 'video')} not judged, for the same file stands under another id and is judged once",)
 
 
 def _name_video(video: VideoRecord | PredictionRow, role: Role) -> JudgedVideo:
@@ -286,9 +376,50 @@ def _read_lost(path: Path) -> list[VideoRecord]:
         return [record for record in cache.videos if record.status != OK]
 
 
-def _count_unscorable(lost: Iterable[VideoRecord]) -> Unscorable:
-    labels, reasons = Counter[str](), Counter[str]()
-    for record in lost:
-        labels[record.label] += 1
-        reasons[record.status] += 1
-    return Unscorable(fake=labels["fake"], real=labels["real"], reasons=dict(sorted(reasons.items())))
+def _find_lost_of_test(
+    run: Run, rows: Sequence[PredictionRow], lost: Sequence[VideoRecord]
+) -> tuple[list[VideoRecord], list[VideoRecord]]:
+    """Of videos without features those of the test split, and those of which no split is known.
+
+    Where the manifest names none, a video would have gone with its group. Folds leave no such video to the test split.
+    """
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.group:
+            splits.setdefault(row.group, set()).add(row.split)
+    inside = [record for record in lost if record.split == "test"]
+    astray = []
+    for record in lost if run.document.split.folds is None else ():
+        homes = splits.get(record.group, set())
+        if record.split or (homes and "test" not in homes):
+            continue
+        (inside if homes == {"test"} else astray).append(record)
+    return inside, astray
+
+
+def _recall_unscorable(run: Run, split: str) -> Unscorable:
+    """What a run still knows of the videos without features, where its cache is gone: not which they were."""
+    document = run.document
+    count = sum(document.excluded.values())
+    known = {name: found.excluded for name, found in document.split.counts.items()}
+    # Videos that name no split went to the folds, or may have gone to the test split.
+    others = sum(number for name, number in known.items() if name != split)
+    if document.split.folds is not None:
+        others = known["test"] if split == "train" else count - known["test"]
+    unknown = count - others
+    return Unscorable(unknown=unknown, reasons=document.excluded if unknown == count else {})
+
+
+def _count_unscorable(lost: Sequence[VideoRecord], astray: Sequence[VideoRecord] = ()) -> Unscorable:
+    labels = Counter(record.label for record in lost)
+    reasons = Counter(record.status for record in (*lost, *astray))
+    methods = Counter(record.method or UNNAMED for record in lost if record.label == "fake")
+    datasets = Counter(record.dataset or UNNAMED for record in lost)
+    return Unscorable(
+        fake=labels["fake"],
+        real=labels["real"],
+        unknown=len(astray),
+        reasons=dict(sorted(reasons.items())),
+        by_method=dict(sorted(methods.items())),
+        by_dataset=dict(sorted(datasets.items())),
+    )

@@ -121,9 +121,9 @@ class Evaluator:
 
     def __init__(self, predictions: Predictions) -> None:
         fake = predictions.fake
-        self.clusters = Clustering(fake, predictions.groups)
-        cluster, count = self.clusters.of_video, len(self.clusters.classes)
         logits, flagged = np.atleast_2d(predictions.logits), np.atleast_2d(predictions.flagged)
+        self.clusters = Clustering(fake, predictions.groups, flagged.mean(axis=0))
+        cluster, count = self.clusters.of_video, len(self.clusters.classes)
         self._seeds = [
             (Ranking(fake, of_seed, cluster), Tallies(fake, of_seed, said, cluster, count))
             for of_seed, said in zip(logits, flagged, strict=True)
@@ -142,15 +142,21 @@ class Evaluator:
 
 
 class Clustering:
-    """The G clusters of V videos, and how many reals and fakes each of them holds."""
+    """The G clusters of V videos, and how many reals, fakes and flagged videos (a mean over seeds) each holds."""
 
-    def __init__(self, fake: NDArray[np.bool_], groups: NDArray[np.str_]) -> None:
+    def __init__(
+        self, fake: NDArray[np.bool_], groups: NDArray[np.str_], flagged: NDArray[np.float64] | None = None
+    ) -> None:
         names, self.of_video = np.unique(groups, return_inverse=True)
         counts = [np.bincount(self.of_video[fake == which], minlength=len(names)) for which in (False, True)]
         self.classes = np.stack(counts, axis=1)  # (G, 2)
+        shares = np.ones(len(fake)) if flagged is None else flagged
+        self._flagged = np.bincount(self.of_video, weights=shares, minlength=len(names))  # (G,)
 
     def count_units(self, name: str) -> Units:
-        """The clusters that a metric rests on: those of its class, else those of the class that has fewest."""
+        """The clusters that a metric rests on: those of its class, those that were flagged, or the fewer of a class."""
+        if name == "precision":
+            return count_units(self._flagged)
         reals, fakes = (count_units(sizes) for sizes in self.classes.T)
         if name in ("recall", "fpr"):
             return fakes if name == "recall" else reals

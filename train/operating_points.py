@@ -17,6 +17,7 @@ CONFIDENCE = 0.95  # of the bounds, one-sided
 RESAMPLES = 300
 FEWEST_PERSONS = 5  # of each class; with fewer, videos are drawn again instead of persons
 TOLERANCE = 1e-9  # of shares, which are sums of fractions
+UNNAMED = "\n"  # begins the group of a video that names none
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Sample:
     labels: NDArray[np.int64]  # (V,)
     person: Indices  # (V,)
     values: Floats  # (T,) the thresholds, ascending: the first flags all, the last nothing that scores below 1
+    ungrouped: int  # videos that name no group and count as a person each
 
     @classmethod
     def arrange(cls, probs: Floats, labels: NDArray[np.int64], groups: NDArray[np.str_]) -> Sample:
@@ -60,7 +62,7 @@ class Sample:
         values = _place_between(np.unique(scores))
         person = np.unique(groups, return_inverse=True)[1]
         fake, real = (_arrange_class(scores, np.flatnonzero(labels == label), person, values) for label in (1, 0))
-        return cls(fake, real, labels, person, values)
+        return cls(fake, real, labels, person, values, sum(name.startswith(UNNAMED) for name in groups.tolist()))
 
     @property
     def unit(self) -> Unit:

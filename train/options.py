@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from pydantic import ValidationError
 
 from extract.errors import UsageError
 from train.config import AugmentConfig, FitConfig, HeadShape
@@ -14,6 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 FIT, SHAPE = FitConfig(), HeadShape()
 POSITIVE = click.IntRange(min=1)
+SEED = click.IntRange(0, (1 << 31) - 1)
 HEAD_OPTIONS = (
     click.option(
         "--head", "encoder", type=click.Choice(["lstm", "gru", "transformer", "linear"]), default=SHAPE.encoder,
@@ -35,7 +37,7 @@ HEAD_OPTIONS = (
     click.option("--components", type=POSITIVE, default=SHAPE.components, show_default=True, help="Of PCA."),
 )  # fmt: skip
 FIT_OPTIONS = (
-    click.option("--seed", type=click.IntRange(min=0), default=FIT.seed, show_default=True),
+    click.option("--seed", type=SEED, default=FIT.seed, show_default=True),
     click.option("--epochs", type=POSITIVE, default=FIT.epochs, show_default=True, help="At most so many."),
     click.option("--patience", type=POSITIVE, default=FIT.patience, show_default=True, help="Epochs without a better."),
     click.option("--batch-size", type=POSITIVE, default=None, help="Clips; 8 to 64 by their number, unless given."),
@@ -85,7 +87,12 @@ def make_configs(told: dict[str, Any]) -> tuple[HeadShape, FitConfig]:
     """The head and the fit that the options of a command say."""
     shape = {name: told[name] for name in HeadShape.model_fields}
     fit = {name: told[name] for name in FitConfig.model_fields if name != "augment"}
-    return HeadShape(**shape), FitConfig(augment=parse_augment(told["augment"]), **fit)
+    try:
+        return HeadShape(**shape), FitConfig(augment=parse_augment(told["augment"]), **fit)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"--{name} {first['input']}: {first['msg'].lower()}") from error
 
 
 def parse_augment(text: str) -> AugmentConfig:

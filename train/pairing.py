@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extract.audit.report import count_noun
-from extract.errors import MismatchError, UnmaskError, UsageError
+from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
 from train.account import LABELS, TextTable
 from train.checkpoint import DOCUMENT, PREDICTIONS, PredictionRow, load_run, read_prediction_rows
 from train.clusters import Clusters, choose_clusters
@@ -83,8 +83,14 @@ def compare_folders(a: Path, b: Path, resamples: int = 2000, seed: int = 0) -> P
 
 def open_side(path: Path) -> Side:
     """Reads a run or an evaluation."""
-    rows = read_prediction_rows(path / PREDICTIONS) if (path / PREDICTIONS).is_file() else []
-    if is_evaluation(path):
+    evaluated = is_evaluation(path)
+    if not evaluated and not (path / DOCUMENT).is_file():
+        raise UsageError(f"{path} is neither a run nor an evaluation; give folders of `unmask train` or `evaluate`")
+    if not (path / PREDICTIONS).is_file():
+        again = "evaluate" if evaluated else "train"
+        raise FormatError(f"{path / PREDICTIONS} is missing, so nothing tells what was held out; {again} again")
+    rows = read_prediction_rows(path / PREDICTIONS)
+    if evaluated:
         document = load_evaluation(path)
         return Side(
             path,
@@ -94,8 +100,6 @@ def open_side(path: Path) -> Side:
             fingerprint=document.run.fingerprint_sha256,
             trained_on=None,
         )
-    if not (path / DOCUMENT).is_file():
-        raise UsageError(f"{path} is neither a run nor an evaluation; give folders of `unmask train` or `evaluate`")
     run = load_run(path)
     return Side(
         path,

@@ -13,7 +13,7 @@ from train.batches import Batch, BatchReader
 from train.dataset import ClipData
 from train.head import Head
 
-BATCH = 256
+BATCH_ROWS = 8192
 
 
 def predict_videos(head: Head, data: ClipData, reader: BatchReader, videos: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -47,6 +47,6 @@ def _run(
 ) -> Iterator[tuple[Batch, NDArray[np.float64], NDArray[np.float64]]]:
     """Frame logits (B, T) and clip logits (B,) of each batch, in float32."""
     head.eval()
-    for batch in reader.read_in_order(clips, BATCH):
+    for batch in reader.read_in_order(clips, reader.fit_clips(BATCH_ROWS)):
         frames, logits = head(batch.features, batch.lengths)
         yield batch, frames.double().cpu().numpy(), logits.double().cpu().numpy()

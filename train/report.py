@@ -35,7 +35,7 @@ CAPTIONS = {
     "thresholds": "What every threshold would give: a lower one finds more fakes (solid) and flags more real videos "
     "(dashed). The dotted lines are those on offer.",
     "reliability": "Whether a stated probability can be believed: on the dashed line it can. Numbers count the videos "
-    "behind each point; few make it a guess.",
+    "behind each of ten points; few make it a guess. The ECE above goes by fifteen bins.",
     "confusion": "Each class by what it was called.",
 }
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extract.cache import CacheFile, open_cache
-from extract.errors import FormatError, UsageError
+from extract.errors import FormatError, MismatchError, UsageError
 
 READ_ROWS = 1 << 13
 RESERVE_BYTES = 300 << 20  # for the head, its optimiser, its activations and a batch
@@ -60,12 +60,15 @@ class StreamedRows:
         self.dim = dim
         self.most_bytes = most_bytes
         self._path = path
+        self._identity = _identify(path)
         self._stack = ExitStack()
         self._cache: CacheFile | None = None
 
     def load(self, first: int, end: int) -> Tensor:
         """Reads them from the file."""
         if self._cache is None:
+            if _identify(self._path) != self._identity:
+                raise MismatchError(f"{self._path} was replaced while it is trained on; start again")
             self._cache = self._stack.enter_context(open_cache(self._path))
         rows = np.empty((end - first, self.dim), np.float16)
         read_rows(self._cache, first, rows)
@@ -94,22 +97,32 @@ def require_finite(block: NDArray[np.float16], first: int, path: Path) -> None:
         )
 
 
-def plan_memory(rows_bytes: int, limit: int | None) -> int | None:
+def plan_memory(rows_bytes: int, limit: int | None, processes: int = 1) -> int | None:
     """How many bytes of rows to hold at once, of `rows_bytes` that there are; None for all of them.
 
-    `limit` is what this process may take in all, in bytes; without one, most of what the machine has to spare.
+    `limit` is what `processes` that train may take in all, in bytes; without one, most of what the machine has to
+    spare. The amount is a power of two: as it decides in which order clips are shown, what else the process holds
+    must not change it.
     """
     used = _read_resident()
-    room = (limit if limit is not None else used + _read_available() * 8 // 10) - used - RESERVE_BYTES
+    spare = _read_available() * 8 // 10 if limit is None else limit - used
+    reserve, least = processes * RESERVE_BYTES, processes * LEAST_BYTES
+    room = spare - reserve
     if rows_bytes <= room:
         return None
-    if room < LEAST_BYTES:
-        least = (used + RESERVE_BYTES + LEAST_BYTES) >> 20
+    if room < least:
+        may = f"the machine has {(used + spare) >> 20} MB" if limit is None else f"it may use {limit >> 20} MB"
         raise UsageError(
-            f"the features take {rows_bytes >> 20} MB and training needs at least {least} MB to read them in blocks, "
-            f"but may use {(limit or 0) >> 20 or 'less'} MB; give more with --memory"
+            f"the features take {rows_bytes >> 20} MB and to train on them in blocks takes at least "
+            f"{(used + reserve + least) >> 20} MB, but {may}; give more with --memory, or free some"
         )
-    return room
+    return int(1 << (room.bit_length() - 1))
+
+
+def _identify(path: Path) -> tuple[int, int, int, int]:
+    """Which file lies at a path, as far as the system tells."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def parse_bytes(text: str) -> int:

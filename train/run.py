@@ -41,6 +41,7 @@ from train.plots import draw_confusion, draw_loss, draw_roc
 from train.schemes import FrameScores, Job, JudgedFold, TrainConfig, Trained, Watcher, cross_validate, train_once
 from train.splits import Assignment, assign_folds, assign_splits, find_overlap
 
+MOST_FPR = 0.5  # of a threshold, beyond which its price is worth a warning
 PACKAGES = ("unmask", "torch", "numpy", "scikit-learn", "scipy", "safetensors")
 
 
@@ -72,6 +73,7 @@ def train_on_cache(
 
 def train_on_data(data: ClipData, out: Path, config: TrainConfig, overwrite: bool, watch: Watcher) -> Run:
     """The same for a dataset."""
+    out = out.absolute()
     if config.seeds > 1 and config.folds is None:
         raise UsageError(f"--seeds {config.seeds} repeats a cross-validation; say its --folds too, for example 5")
     device = choose_device(config.device)
@@ -98,7 +100,7 @@ def train_on_data(data: ClipData, out: Path, config: TrainConfig, overwrite: boo
 
 def _identify_cache(data: ClipData) -> CacheSource:
     path = data.path
-    return CacheSource(name=path.name, path=str(path), sha256=hash_file(path) if path.is_file() else None)
+    return CacheSource(name=path.name, path=str(path.absolute()), sha256=hash_file(path) if path.is_file() else None)
 
 
 def _hash_request(
@@ -109,6 +111,8 @@ def _hash_request(
     document = {
         "asked": [canonical_json(part) for part in asked],
         "folds": [config.folds, config.seeds],
+        "rows_at_once": data.rows.most_bytes,
+        "threads": torch.get_num_threads(),
         "cache": source.sha256 or [record.id for record in data.records],
         "device": _name_device(device),
         "versions": versions,
@@ -226,6 +230,12 @@ def _collect_warnings(split: SplitRecord, trained: Trained) -> tuple[str, ...]:
         )
     if not trained.folds and not any((split.counts["test"].real, split.counts["test"].fake)):
         found.append("there is no test split, so this run has no test figures; mark test videos or use --folds")
+    decides = trained.decider.thresholds[trained.scores.preset]
+    if decides.guaranteed and decides.fpr > MOST_FPR:
+        found.append(
+            f"the threshold that decides keeps its promise ({decides.target.name}) at a high price: it flags "
+            f"{decides.fpr:.0%} of real videos; more persons make it cheaper, another --target or preset asks for less"
+        )
     return tuple(found)
 
 

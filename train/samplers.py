@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extract.errors import UnmaskError
+from extract.errors import UnmaskError, UsageError
 from train.dataset import ClipData
 
 
@@ -24,6 +24,11 @@ class Sampler:
         self.kind = kind
         self._label = torch.from_numpy(data.labels[data.clip_video])  # (C,)
         self._pair = np.unique(data.pairs, return_inverse=True)[1][data.clip_video]  # (C,)
+        if kind != "shuffle" and data.rows.most_bytes is not None:
+            raise UsageError(
+                f"--sampling {kind} needs all features in memory, and those of {data.path} do not fit; give more with "
+                "--memory, or use --sampling shuffle, whose classes weigh alike too"
+            )
         if kind == "paired" and not (data.pairs != "").any():
             raise UnmaskError(
                 f"{data.path} names no pairs of a real video and its fakes; fill in the column `pair` of the manifest, "

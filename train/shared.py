@@ -41,7 +41,7 @@ def share_features(
     with ExitStack() as stack:
         with open_cache(path) as cache:
             shape = cache.rows, cache.fingerprint.backbone.dim
-            most_bytes = plan_memory(2 * shape[0] * shape[1], memory)
+            most_bytes = plan_memory(2 * shape[0] * shape[1], memory, processes)
             streamed = StreamedRows(path, shape[1], (most_bytes or 0) // processes)
             mapped = None if most_bytes else _fill_memory_file(cache, stack)
             data = read_clip_data(cache, streamed)

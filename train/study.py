@@ -37,7 +37,7 @@ CHOSEN, REPEATS, DEATHS, NOTE, BEST_EPOCH, SECONDS = "chosen", "repeats", "death
 
 STARTUP = 10  # trials at random, before the choices follow what was found
 KEPT = 3  # one of so many goes on from a rung
-FIRST_RUNG = 5  # after this part of all epochs; each rung is KEPT times as far as the one before
+FIRST_RUNG = 7  # after this part of all epochs; each rung is KEPT times as far as the one before
 LEAST_TRIALS = 20  # before importances say anything
 
 
@@ -217,7 +217,7 @@ class _Journal(JournalFileBackend):
 
 
 def list_rungs(epochs: int) -> tuple[int, ...]:
-    """The epochs after which a trial must be among the best to go on: 3 and 9 of 15."""
+    """The epochs after which a trial must be among the best to go on: 2 and 6 of 15."""
     rungs = []
     rung = max(1, epochs // FIRST_RUNG)
     while rung < epochs:

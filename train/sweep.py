@@ -232,7 +232,7 @@ def _run_trials(
     plan = Plan(config.jobs, config.device, config.seed, config.memory, folds)
     try:
         with Crew(cache, plan) as crew:
-            document = record_split(out, document, crew.features.split)
+            document = record_split(out, document, crew.division.facts)
             _Lead(study, crew, config.trials, document.identity, watch).run()
     except KeyboardInterrupt:
         raise UnmaskError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import multiprocessing
@@ -18,13 +19,15 @@ from pathlib import Path
 import torch
 import torch._dynamo  # AdamW loads it: here once, for all workers
 
+from extract.cache import open_cache
 from extract.errors import UnmaskError
 from extract.manifest import SPLITS
-from train.dataset import ClipData
+from train.dataset import ClipData, read_clip_data
 from train.fit import Epoch, FitPlan, choose_device, fit_head
+from train.rows import StreamedRows
 from train.shared import attach, share_features
 from train.splits import Assignment, assign_folds, assign_splits
-from train.sweep_workers import Features, Plan, Report, SplitFacts, TrialEnd, Work
+from train.sweep_workers import Division, Plan, Report, SplitFacts, TrialEnd, Work
 
 
 class _Pruned(Exception):  # noqa: N818 - no error
@@ -32,42 +35,53 @@ class _Pruned(Exception):  # noqa: N818 - no error
 
 
 def keep_features(connection: Connection, path: Path, plan: Plan) -> None:
-    """Reads a cache into memory that others attach to, divides its videos, and lasts until nobody listens."""
+    """Reads a cache into memory that others attach to, and lasts until nobody listens."""
     _leave_interrupts_to_parent()
     try:
         choose_device(plan.device)
-        with share_features(path, plan.memory, plan.jobs) as (data, handle):
-            given = [record.split for record in data.records]
-            assignment = assign_splits(given, data.labels, data.groups, plan.seed)
-            if plan.folds is not None:  # what cannot be done is said before the work
-                assign_folds(given, data.labels, data.groups, plan.folds, plan.seed)
-            train, val = assignment.select("train"), assignment.select("val")
+        with share_features(path, plan.memory, plan.jobs) as (_, handle):
             # As bytes: whoever passes it on need not load torch to do so.
-            connection.send(Features(pickle.dumps(handle), train, val, _describe_split(data, assignment)))
+            connection.send(pickle.dumps(handle))
             with suppress(EOFError, OSError):
                 connection.recv()  # nothing comes, but the end
     except UnmaskError as error:
-        connection.send(error)
-    except BrokenPipeError:
-        return  # whoever wanted the features is gone
+        _say_last(connection, error)
 
 
-def serve_trials(connection: Connection, features: Features, plan: Plan) -> None:
+def divide_videos(connection: Connection, path: Path, plan: Plan) -> None:
+    """Divides the videos of a cache; a process of its own, because what it loads for that is not needed again."""
+    _leave_interrupts_to_parent()
+    try:
+        with open_cache(path) as cache:
+            data = read_clip_data(cache, StreamedRows(path, cache.fingerprint.backbone.dim, 0))
+        given = [record.split for record in data.records]
+        if plan.folds is not None:  # what cannot be done is said before the work
+            assign_folds(given, data.labels, data.groups, plan.folds, plan.seed)
+        assignment = assign_splits(given, data.labels, data.groups, plan.seed)
+        facts = _describe_split(data, assignment)
+        _say_last(connection, Division(assignment.select("train"), assignment.select("val"), facts))
+    except UnmaskError as error:
+        _say_last(connection, error)
+
+
+def serve_trials(connection: Connection, handle: bytes, division: Division, plan: Plan) -> None:
     """Trains what it is sent, until nobody sends any more."""
     _leave_interrupts_to_parent()
     _end_with_parent()
     gc.freeze()  # a collection would write to, and so copy, every page that is shared with the other workers
     torch.set_num_threads(plan.threads)
-    data = attach(pickle.loads(features.handle))  # noqa: S301 - from a process of ours
+    data = attach(pickle.loads(handle))  # noqa: S301 - from a process of ours
     while True:
         try:
             work: Work = connection.recv()
         except EOFError:
             return
-        connection.send(_run_trial(connection, work, data, features, plan))
+        end = _run_trial(connection, work, data, division, plan)
+        _give_back_memory()
+        connection.send(end)
 
 
-def _run_trial(connection: Connection, work: Work, data: ClipData, features: Features, plan: Plan) -> TrialEnd:
+def _run_trial(connection: Connection, work: Work, data: ClipData, division: Division, plan: Plan) -> TrialEnd:
     begun = time.perf_counter()
 
     def ask(epoch: Epoch) -> None:
@@ -81,7 +95,7 @@ def _run_trial(connection: Connection, work: Work, data: ClipData, features: Fea
 
     try:
         how = FitPlan(work.fit, work.shape, choose_device(plan.device), on_epoch=ask)
-        fitted = fit_head(data, features.train, features.val, how)
+        fitted = fit_head(data, division.train, division.val, how)
     except _Pruned:
         return TrialEnd(work.trial, time.perf_counter() - begun)
     except UnmaskError as error:
@@ -98,6 +112,18 @@ def _describe_split(data: ClipData, assignment: Assignment) -> SplitFacts:
     fakes: dict[str, int] = {name: int(data.labels[assignment.select(name)].sum()) for name in SPLITS}
     reals: dict[str, int] = {name: len(assignment.select(name)) - fakes[name] for name in SPLITS}
     return SplitFacts(protocol=assignment.protocol, sha256=digest.hexdigest(), real=reals, fake=fakes)
+
+
+def _say_last(connection: Connection, message: object) -> None:
+    with suppress(OSError):  # nobody may want it any more
+        connection.send(message)
+
+
+def _give_back_memory() -> None:
+    """What a trial has freed, which the C library would keep for the next."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _leave_interrupts_to_parent() -> None:

@@ -61,13 +61,12 @@ class SplitFacts(Spec):
 
 
 @dataclass(frozen=True)
-class Features:
-    """What a worker needs to get at the features, and the videos (n,) that it trains on and is valued on."""
+class Division:
+    """The videos (n,) that trials train on, and those that value them."""
 
-    handle: bytes
     train: NDArray[np.int64]
     val: NDArray[np.int64]
-    split: SplitFacts
+    facts: SplitFacts
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,8 @@ class Crew:
         self._workers: list[_Worker] = []
         self._keeper = _start(_keep, cache, plan)
         try:
-            self.features = self._await_features()
+            self.division = _divide_apart(cache, plan)  # while the keeper reads
+            self._handle: bytes = _hear_first(self._keeper)
         except BaseException:
             self.close()
             raise
@@ -144,15 +144,10 @@ class Crew:
         """Whether another trial can be started."""
         return sum(worker.trial is not None for worker in self._workers) < self._plan.jobs
 
-    @property
-    def process_ids(self) -> tuple[int, ...]:
-        """Of the workers that are alive."""
-        return tuple(worker.process.pid or 0 for worker in self._workers)
-
     def start(self, work: Work) -> None:
         """Gives a trial to a worker that has none."""
         idle = [worker for worker in self._workers if worker.trial is None]
-        worker = idle[0] if idle else _start(_serve, self.features, self._plan)
+        worker = idle[0] if idle else _start(_serve, self._handle, self.division, self._plan)
         if not idle:
             self._workers.append(worker)
         worker.trial = work.trial
@@ -195,16 +190,6 @@ class Crew:
             worker.trial = None
         return event
 
-    def _await_features(self) -> Features:
-        try:
-            answer: Features | UnmaskError = self._keeper.connection.recv()
-        except (EOFError, OSError, pickle.UnpicklingError) as error:
-            how = _bury(self._keeper)
-            raise UnmaskError(f"the process that reads the features ended ({how}); {AGAIN}") from error
-        if isinstance(answer, UnmaskError):
-            raise answer
-        return answer
-
 
 def count_cores() -> int:
     """Processor cores that this process may use."""
@@ -217,10 +202,36 @@ def _keep(connection: Connection, cache: Path, plan: Plan) -> None:
     keep_features(connection, cache, plan)
 
 
-def _serve(connection: Connection, features: Features, plan: Plan) -> None:
+def _divide(connection: Connection, cache: Path, plan: Plan) -> None:
+    from train.sweep_trial import divide_videos
+
+    divide_videos(connection, cache, plan)
+
+
+def _serve(connection: Connection, handle: bytes, division: Division, plan: Plan) -> None:
     from train.sweep_trial import serve_trials
 
-    serve_trials(connection, features, plan)
+    serve_trials(connection, handle, division, plan)
+
+
+def _divide_apart(cache: Path, plan: Plan) -> Division:
+    divider = _start(_divide, cache, plan)
+    try:
+        division: Division = _hear_first(divider)
+        return division
+    finally:
+        _bury(divider)
+
+
+def _hear_first(process: _Worker) -> Any:
+    """What a process says when it is ready; its refusal is raised."""
+    try:
+        answer = process.connection.recv()
+    except (EOFError, OSError, pickle.UnpicklingError) as error:
+        raise UnmaskError(f"the process that reads the features ended ({_bury(process)}); {AGAIN}") from error
+    if isinstance(answer, UnmaskError):
+        raise answer
+    return answer
 
 
 def _start(target: Callable[..., None], *arguments: Any) -> _Worker:
@@ -229,7 +240,7 @@ def _start(target: Callable[..., None], *arguments: Any) -> _Worker:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([SERVED])
     ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    process = context.Process(target=target, name=f"sweep{target.__name__}", args=(theirs, *arguments), daemon=True)
     try:
         with _set_environment():
             process.start()

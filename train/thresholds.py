@@ -91,8 +91,10 @@ class Threshold(Spec):
 
     `recall` and `fpr` are those of the data it was chosen on, the band left aside, every video counting alike.
     `recall_bound` and `fpr_bound` are what they are at least, or at most, on new videos of the same kind, each with
-    95 % confidence; where that reaches the target, it is `guaranteed`. `uncertain_fake` and `uncertain_real` are the
-    shares of fakes and reals in the band, which comes from drawing `resampled` again.
+    95 % confidence; where that reaches the target, it is `guaranteed`: not so for the head of a cross-validation, which
+    is another than those of the folds, nor where `ungrouped` videos name no group, as nobody knows how many persons
+    they show. Validation chose the epoch of the head too, which makes its figures a little too good. `uncertain_fake`
+    and `uncertain_real` are the shares of fakes and reals in the band, which comes from drawing `resampled` again.
     """
 
     value: float = Field(ge=0, le=1)
@@ -112,6 +114,7 @@ class Threshold(Spec):
     n_real: int
     fake_groups: int
     real_groups: int
+    ungrouped: int = 0
 
     @model_validator(mode="after")
     def _require_order(self) -> Threshold:
@@ -121,7 +124,8 @@ class Threshold(Spec):
 
     def describe(self) -> str:
         """What the threshold does, as a sentence for people."""
-        fakes, reals = _count_persons(self.fake_groups), _count_persons(self.real_groups)
+        named = not self.ungrouped
+        fakes, reals = (_count_units(count, named) for count in (self.fake_groups, self.real_groups))
         return (
             f"P >= {self.value:.3g} flags {self.recall:.2f} of fakes (at least {self.recall_bound:.2f} on new ones, "
             f"95 % confidence, {fakes}{self._promise('recall')}) and {self.fpr:.2f} of reals "
@@ -156,7 +160,8 @@ def choose_threshold(
 ) -> Threshold:
     """The threshold for one target; `probs` are (V,), or (S, V) of S heads that count alike. Needs both classes.
 
-    For a recall it is the highest that reaches it, for an FPR the lowest. Where the persons are enough (59 for a
+    For a recall it is the highest that reaches it, for an FPR the lowest. Where a promise can be made and the persons
+    are enough (59 for a
     recall of 0.95, 299 for an FPR of 0.01, if all agree), what reaches the target is the bound; else it is the share
     in the data. That bound is not spoilt by the choice: recall falls as thresholds rise, so a threshold that misses
     the target is only taken where the bound already fails at the one that just meets it. For `balanced` and `cost`, of
@@ -198,7 +203,8 @@ class _Demand:
 
 
 def _choose(sample: Sample, target: Target, source: Source, draws: Floats) -> Threshold:
-    demand = _set_demand(sample, target)
+    can_promise = source == "validation" and not sample.ungrouped
+    demand = _set_demand(sample, target, can_promise)
     index = int(_pick(sample, target, demand, np.ones((1, len(sample.labels))))[0])
     low, high = _find_band(_pick(sample, target, demand, draws), index)
     fakes, reals = sample.fake.measure_shares(), sample.real.measure_shares()  # (2, T)
@@ -214,7 +220,7 @@ def _choose(sample: Sample, target: Target, source: Source, draws: Floats) -> Th
         fpr=float(reals[0, index]),
         recall_bound=recall_bound,
         fpr_bound=fpr_bound,
-        guaranteed=_is_guaranteed(target, recall_bound, fpr_bound),
+        guaranteed=can_promise and _is_guaranteed(target, recall_bound, fpr_bound),
         uncertain_fake=float(fakes[0, low] - fakes[0, high]),
         uncertain_real=float(reals[0, low] - reals[0, high]),
         resampled=sample.unit,
@@ -223,6 +229,7 @@ def _choose(sample: Sample, target: Target, source: Source, draws: Floats) -> Th
         n_real=int((sample.labels == 0).sum()),
         fake_groups=sample.fake.persons,
         real_groups=sample.real.persons,
+        ungrouped=sample.ungrouped,
     )
 
 
@@ -234,13 +241,13 @@ def _is_guaranteed(target: Target, recall_bound: float, fpr_bound: float) -> boo
     return fpr_bound <= target.value + TOLERANCE
 
 
-def _set_demand(sample: Sample, target: Target) -> _Demand:
+def _set_demand(sample: Sample, target: Target, can_promise: bool) -> _Demand:
     """What makes the bound reach a recall or FPR, where that can be had; else the target itself."""
     if target.value is None or target.kind == "cost":
         return _Demand(0.0)
     side = sample.fake if target.kind == "recall" else sample.real
     goal = target.value if target.kind == "recall" else 1 - target.value
-    hits = require_hits(goal, side.persons)
+    hits = require_hits(goal, side.persons) if can_promise else None
     if hits is None:
         return _Demand(goal)
     sure = _Demand(hits / side.persons, hits / side.persons)
@@ -312,5 +319,7 @@ def _write_number(number: float) -> str:
     return np.format_float_positional(number, trim="-")
 
 
-def _count_persons(count: int) -> str:
+def _count_units(count: int, named: bool) -> str:
+    if not named:
+        return f"{count} groups or videos without one"
     return f"{count} person{'' if count == 1 else 's'}"

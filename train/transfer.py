@@ -1,7 +1,9 @@
 """What thresholds promised on the data they were chosen on, and what they give on other data.
 
-A threshold is never chosen on the videos it judges. Videos that were held out in folds are judged by thresholds of
-their folds: each fold by the one that its own validation fold, or for a target named later the other folds, chose.
+A threshold is never chosen on the scores of the videos it judges. Videos that were held out in folds are judged by
+thresholds of their folds: each fold by the one that its own validation fold, or for a target named later the other
+folds, chose. The heads of those other folds have learned from the fold that is judged, so a target that matters is
+named in training.
 """
 
 from __future__ import annotations
@@ -60,14 +62,16 @@ class AppliedThreshold:
 
 
 def collect_thresholds(run: Run, rows: Sequence[PredictionRow], targets: Sequence[Target]) -> dict[str, Threshold]:
-    """The run's thresholds, and one for each further target, chosen on the run's own held-out predictions."""
+    """The run's thresholds, and one for each target that it has none for, chosen on its own held-out predictions."""
     document = run.document
     held = [row for row in rows if row.fold is not None] or [row for row in rows if row.split == "val"]
     found = dict(document.thresholds)
     for target in targets:
+        if target.name in found:
+            continue  # it may be a preset, or have been asked for in training
         probs = document.calibration.apply(stack_rows(held, "logit"))
         labels, groups = list_labels(held), list_groups(held)
-        found[target.name] = choose_threshold(probs, labels, groups, document.calibrated_on, target)
+        found[target.name] = choose_threshold(probs, labels, groups, document.calibrated_on, target, document.fit.seed)
     return found
 
 
@@ -86,7 +90,9 @@ def apply_thresholds(run: Run, judged: Judged, thresholds: Mapping[str, Threshol
     if judged.fold is None:
         return {name: _apply_everywhere(threshold) for name, threshold in thresholds.items()}
     return {
-        name: _apply_in_folds(judged, judged.fold, _list_fold_thresholds(run, name), threshold.target)
+        name: _apply_in_folds(
+            judged, judged.fold, _list_fold_thresholds(run, name), threshold.target, run.document.fit.seed
+        )
         for name, threshold in thresholds.items()
     }
 
@@ -129,7 +135,9 @@ def _apply_everywhere(threshold: Threshold) -> AppliedThreshold:
     return AppliedThreshold(*(np.full((1, 1), end) for end in (threshold.value, threshold.low, threshold.high)))
 
 
-def _apply_in_folds(judged: Judged, fold: NDArray[np.int64], given: FoldThresholds, target: Target) -> AppliedThreshold:
+def _apply_in_folds(
+    judged: Judged, fold: NDArray[np.int64], given: FoldThresholds, target: Target, chosen_by: int
+) -> AppliedThreshold:
     """Each head and fold by its own threshold; where training chose none for the target, the other folds do."""
     ends = np.full((3, *fold.shape), np.nan)
     probs, labels = apply_sigmoid(judged.calibrated), judged.labels
@@ -138,7 +146,7 @@ def _apply_in_folds(judged: Judged, fold: NDArray[np.int64], given: FoldThreshol
         for number in np.unique(fold[place]).tolist():
             held = fold[place] == number
             threshold = given.get((seed, number)) or choose_threshold(
-                probs[place, ~held], labels[~held], groups[~held], "out-of-fold", target
+                probs[place, ~held], labels[~held], groups[~held], "out-of-fold", target, chosen_by
             )
             ends[:, place, held] = np.array([[threshold.value], [threshold.low], [threshold.high]])
     return AppliedThreshold(*ends)
