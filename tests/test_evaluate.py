@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,19 @@ from hypothesis import strategies as st
 from extract.cache import FeatureCache, VideoRecord
 from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
 from tests.train_data import CacheRecipe, make_cache, make_record, write_features
-from train import evaluation_files
-from train.checkpoint import PREDICTIONS, Run, read_prediction_rows, read_predictions
+from train import evaluate_cli, evaluation_files
+from train.checkpoint import PREDICTIONS, PredictionRow, Run, read_prediction_rows, read_predictions
 from train.config import FitConfig
 from train.evaluate import Evaluated, EvaluationRequest, evaluate_run
 from train.evaluate_cli import evaluate_command
 from train.evaluation_files import load_evaluation, name_folder, save_evaluation
+from train.judged import count_known_persons
 from train.metrics import Estimate, Metrics, Predictions
 from train.plots import Figure, plot_roc
 from train.run import train_run
 from train.schemes import TrainConfig
 from train.thresholds import PRESETS, Target, Threshold, choose_threshold, decide
-from train.transfer import AppliedThreshold, judge_promise
+from train.transfer import AppliedThreshold, collect_thresholds, judge_promise, list_groups, list_labels
 
 QUICK = FitConfig(epochs=3, batch_size=16)
 FAST = EvaluationRequest(device="cpu", resamples=30)
@@ -136,17 +137,37 @@ def test_without_its_cache_a_run_is_judged_by_what_it_wrote_down(
     assert found.auc.value == pytest.approx(judged.document.auc.value, abs=1e-6)
     assert found.frame_auc == tested.document.frame_auc["test"]
     assert "is gone: video-level figures come from the run's predictions.csv" in found.notes[0]
-    assert (found.unscorable.total, found.unscorable.unknown) == (3, 3)
+    assert (found.unscorable.total, found.unscorable.unknown) == (4, 4)
 
 
 def test_unscorable_videos_are_counted_by_reason_and_enter_no_rate(judged: Evaluated) -> None:
     found = judged.document
-    assert (found.unscorable.fake, found.unscorable.real) == (2, 1)
-    assert found.unscorable.reasons == {"NO_FACE": 2, "TOO_SHORT": 1}
+    assert (found.unscorable.fake, found.unscorable.real, found.unscorable.unknown) == (2, 1, 1)
+    assert found.unscorable.reasons == {"NO_FACE": 3, "TOO_SHORT": 1}
+    assert found.unscorable.by_method == {"swap": 2}
     assert found.n_fake == 8
     assert found.recall.value is not None
-    assert found.worst_case_recall == pytest.approx(found.recall.value * 8 / 10)
-    assert found.notes == ("of the cache's videos in no split, 1 without features",)
+    assert found.worst_case_recall == pytest.approx(found.recall.value * 8 / 11)
+
+
+def test_an_unscorable_video_of_no_split_goes_with_its_group(home: Path) -> None:
+    cache = make_cache(CacheRecipe(groups=16, signal=0.5))
+    groups = [*(f"person{i}" for i in range(16)), "stranger"]
+    lost = [make_record(900 + i, True, group, "", "NO_FACE") for i, group in enumerate(groups)]
+    path = write_features(home / "made.h5", replace(cache, videos=[*cache.videos, *lost]))
+    run = train_run(path, home / "made", TrainConfig(FitConfig(epochs=1, batch_size=16), device="cpu"))
+    found = evaluate_run(run, None, FAST).document.unscorable
+    assert (found.fake, found.unknown) == (run.document.split.counts["test"].groups, 1)
+    gone = run.document.model_copy(update={"cache": run.document.cache.model_copy(update={"path": "/gone.h5"})})
+    unknown = evaluate_run(Run(run.path, gone), None, FAST).document.unscorable
+    assert (unknown.unknown, unknown.reasons) == (17, {"NO_FACE": 17})
+
+
+def test_folds_without_their_cache_know_why_videos_have_no_score(crossed: Run) -> None:
+    source = crossed.document.cache.model_copy(update={"path": "/gone.h5"})
+    document = crossed.document.model_copy(update={"cache": source, "excluded": {"NO_FACE": 2}})
+    found = evaluate_run(Run(crossed.path, document), None, FAST).document
+    assert (found.unscorable.unknown, found.unscorable.reasons) == (2, {"NO_FACE": 2})
 
 
 def test_folds_are_judged_as_they_were_held_out(crossed: Run) -> None:
@@ -204,6 +225,78 @@ def test_videos_of_training_are_judged_on_request_labelled_and_warned_about(test
     assert all(row.in_training == (row.role == "train") for row in rows)
 
 
+def rewrite(run: Run, folder: Path, change: Callable[[PredictionRow], PredictionRow]) -> Run:
+    """The run with other predictions."""
+    folder.mkdir(parents=True)
+    rows = [astuple(change(row)) for row in read_predictions(run)]
+    with (folder / PREDICTIONS).open("w", newline="") as file:
+        csv.writer(file).writerows([[field.name for field in fields(PredictionRow)], *rows])
+    (folder / "head.safetensors").write_bytes((run.path / "head.safetensors").read_bytes())
+    return Run(folder, run.document)
+
+
+def test_a_test_video_that_training_holds_under_another_name_is_left_out(tested: Run, tmp_path: Path) -> None:
+    first = {split: next(row for row in read_predictions(tested) if row.split == split) for split in ("train", "test")}
+    known = first["train"].sha256
+    run = rewrite(tested, tmp_path / "run", lambda r: replace(r, sha256=known) if r.id == first["test"].id else r)
+    found = evaluate_run(run, None, FAST)
+    assert first["test"].id not in {video.id for video in found.judged.videos}
+    assert (found.document.n_videos, found.document.left_out) == (15, {"train": 1})
+    assert "of the held-out videos 1 left out" in found.document.warnings[0]
+
+
+def test_a_video_that_another_fold_holds_under_another_name_is_left_out(crossed: Run, tmp_path: Path) -> None:
+    rows = read_predictions(crossed)
+    other = next(row for row in rows if row.fold != rows[0].fold)
+    run = rewrite(crossed, tmp_path / "run", lambda r: replace(r, sha256=other.sha256) if r.id == rows[0].id else r)
+    found = evaluate_run(run, None, FAST).document
+    assert (found.n_videos, found.left_out, found.frame_auc) == (46, {"another fold": 2}, None)
+
+
+def test_a_run_all_of_whose_test_videos_were_learned_from_is_refused(tested: Run, tmp_path: Path) -> None:
+    run = rewrite(tested, tmp_path / "run", lambda row: replace(row, sha256="a" * 64))
+    with pytest.raises(UnmaskError, match="one that its head has learned from"):
+        evaluate_run(run, None, FAST)
+
+
+def test_a_file_in_two_splits_counts_as_one_that_the_head_has_seen(tested: Run, foreign: Path, tmp_path: Path) -> None:
+    rows = read_predictions(tested)
+    seen = next(row.sha256 for row in rows if row.split == "test")
+    first = next(row.id for row in rows if row.split == "train")
+    run = rewrite(tested, tmp_path / "run", lambda row: replace(row, sha256=seen) if row.id == first else row)
+    found = evaluate_run(run, foreign, FAST).document
+    assert found.roles["test"] == 3
+
+
+def test_a_file_under_two_names_is_judged_once(tested: Run, tmp_path: Path) -> None:
+    cache = relabel(make_cache(CacheRecipe(groups=5)), lambda i, _: {"sha256": f"b{i // 4:062d}{i % 2}"})
+    found = evaluate_run(tested, write_features(tmp_path / "f.h5", cache), FAST).document
+    assert (found.n_videos, found.n_fake) == (10, 5)
+    assert any(note.startswith("10 videos not judged, for the same file") for note in found.notes)
+
+
+def test_a_file_under_two_labels_is_refused(tested: Run, tmp_path: Path) -> None:
+    cache = relabel(make_cache(CacheRecipe(groups=5)), lambda i, _: {"sha256": f"b{i // 2:063d}"})
+    with pytest.raises(MismatchError, match=r"v0000.mp4 real and v0001.mp4, which is the same file, fake"):
+        evaluate_run(tested, write_features(tmp_path / "f.h5", cache), FAST)
+
+
+def replace_cache(run: Run, path: Path) -> Run:
+    """The run, as if its cache had lain where something else lies now."""
+    source = run.document.cache.model_copy(update={"path": str(path)})
+    return Run(run.path, run.document.model_copy(update={"cache": source}))
+
+
+def test_a_cache_that_was_replaced_is_judged_only_where_it_fits_and_that_is_said(tested: Run, tmp_path: Path) -> None:
+    asked = replace(FAST, include_train=True)
+    fits = write_features(tmp_path / "fits.h5", make_cache(SPLITS))
+    notes = evaluate_run(replace_cache(tested, fits), None, asked).document.notes
+    assert any(note.endswith("fits.h5 has changed since training") for note in notes)
+    other = write_features(tmp_path / "other.h5", make_cache(replace(SPLITS, trained=False)))
+    with pytest.raises(MismatchError, match=r"backbone.trained"):
+        evaluate_run(replace_cache(tested, other), None, asked)
+
+
 def test_a_run_can_be_judged_on_its_own_training_data_on_request(tested: Run) -> None:
     found = evaluate_run(tested, None, replace(FAST, include_train=True)).document
     assert (found.kind, found.roles) == ("whole", {"test": 16, "train": 32, "val": 16})
@@ -222,6 +315,20 @@ def test_persons_of_training_are_counted_within_their_dataset(tested: Run, tmp_p
         videos = [replace(v, sha256=f"e{i:063d}", dataset=dataset) for i, v in enumerate(make_cache(SPLITS).videos)]
         path = write_features(tmp_path / f"{dataset}.h5", replace(make_cache(SPLITS), videos=videos))
         assert evaluate_run(tested, path, FAST).document.known_persons == expected
+
+
+def test_a_person_is_known_by_the_name_of_a_swap_too(tested: Run, judged: Evaluated) -> None:
+    swap = replace(judged.judged.videos[0], id="id3_id7_0001.mp4", label="fake", group="id3")
+    row = next(row for row in read_predictions(tested) if row.split == "train")
+    for group, expected in (("id7", 1), ("id3", 1), ("id5", 0), ("", 0)):
+        found = count_known_persons(replace(judged.judged, videos=(swap,)), [replace(row, group=group)])
+        assert found == expected, group
+
+
+def test_videos_without_a_group_are_not_called_unknown_to_the_head(tested: Run, tmp_path: Path) -> None:
+    cache = relabel(make_cache(CacheRecipe(groups=5)), lambda i, _: {"sha256": f"b{i:063d}", "group": "" if i else "p"})
+    found = evaluate_run(tested, write_features(tmp_path / "f.h5", cache), FAST).document
+    assert (found.known_persons, found.nameless) == (0, 19)
 
 
 def test_a_cache_that_was_made_differently_is_refused_with_what_differs(tested: Run, tmp_path: Path) -> None:
@@ -259,6 +366,19 @@ def test_a_target_is_chosen_on_the_runs_validation_and_never_on_what_is_judged(t
         assert found.document.thresholds["fpr=0.25"].threshold == expected
         probs_here = 1 / (1 + np.exp(-found.judged.calibrated))
         assert (found.predictions.flagged == (probs_here >= expected.value)).all()
+
+
+def test_a_threshold_that_the_run_has_is_never_chosen_again(tested: Run) -> None:
+    own = {"balanced": tested.document.thresholds["newsroom"]}
+    fit = tested.document.fit.model_copy(update={"seed": 7})
+    run = Run(tested.path, tested.document.model_copy(update={"thresholds": own, "fit": fit}))
+    rows = read_predictions(run)
+    target = Target.parse("fpr=0.25")
+    found = collect_thresholds(run, rows, [Target.parse("balanced"), target])
+    assert found["balanced"] == own["balanced"]
+    val = [row for row in rows if row.split == "val"]
+    probs, labels = run.document.calibration.apply(np.array([row.logit for row in val])), list_labels(val)
+    assert found["fpr=0.25"] == choose_threshold(probs, labels, list_groups(val), "validation", target, seed=7)
 
 
 def test_every_preset_says_what_it_promised_and_what_it_gives_here(tested: Run, judged: Evaluated) -> None:
@@ -430,6 +550,22 @@ def test_the_table_begins_with_what_the_model_is_and_ends_with_the_folder(crosse
     assert lines[0].startswith("DEMONSTRATION: ")
     assert lines[-1] == f"report, figures and predictions: {tmp_path / 'out'}"
     assert "What it leaves out" in done.stdout
+
+
+def test_the_folder_may_be_the_one_that_one_is_in(tested: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke(tested.path, "--out", ".")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "metrics.json").is_file()
+
+
+def test_a_narrow_terminal_is_shown_a_block_a_threshold(
+    tested: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width, shown in ((80, True), (144, False)):
+        monkeypatch.setattr(evaluate_cli, "WIDTH", width)
+        done = invoke(tested.path, "--out", tmp_path / str(width))
+        assert ("threshold: security" in done.stdout) == shown, done.stdout
 
 
 def test_a_folder_that_is_taken_is_refused_before_the_work(tested: Run, tmp_path: Path) -> None:

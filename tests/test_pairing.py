@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from extract.errors import MismatchError, UnmaskError, UsageError
+from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
 from tests.train_data import CacheRecipe, make_cache, write_features
 from train import evaluation_files
 from train.checkpoint import PREDICTIONS, PredictionRow, Run, read_prediction_rows
@@ -142,6 +142,13 @@ def test_runs_without_a_common_video_are_refused(tested: Run, tmp_path: Path) ->
 def test_a_run_that_held_nothing_out_is_refused(tested: Run, tmp_path: Path) -> None:
     other = copy_run(tested, tmp_path / "none", lambda row: None if row.split == "test" else row)
     with pytest.raises(UnmaskError, match="none holds no video out"):
+        compare_folders(tested.path, other)
+
+
+def test_a_run_without_its_predictions_is_refused_as_damaged(tested: Run, tmp_path: Path) -> None:
+    other = copy_run(tested, tmp_path / "other", lambda row: row)
+    (other / PREDICTIONS).unlink()
+    with pytest.raises(FormatError, match=r"predictions.csv is missing, .* train again"):
         compare_folders(tested.path, other)
 
 

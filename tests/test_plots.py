@@ -156,6 +156,21 @@ def test_an_estimate_is_written_with_as_much_as_it_has() -> None:
     assert format_estimate(Estimate(value=None)) == "undefined"
 
 
+def list_labels(figure: Figure) -> list[str]:
+    return [str(artist.get_label()) for axes in figure.axes for artist in axes.lines]
+
+
+def test_pictures_of_folds_tell_the_saved_heads_threshold_from_the_folds_own() -> None:
+    predictions = make_predictions()
+    metrics = measure(predictions, resamples=20)
+    given = predictions, metrics, make_thresholds(predictions), "security", "toy"
+    folds, test = plan_figures(*given, "out-of-fold"), plan_figures(*given)
+    assert any(label.startswith("security (saved head): decides at ") for label in list_labels(folds["scores"]()))
+    assert any(label.startswith("security (folds' own): recall ") for label in list_labels(folds["roc"]()))
+    assert any(text.endswith("lines: the saved head's") for text in list_texts(folds["thresholds"]()))
+    assert any(label.startswith("security: decides at ") for label in list_labels(test["scores"]()))
+
+
 def test_a_picture_of_one_class_is_drawn_all_the_same(tmp_path: Path) -> None:
     both = make_predictions()
     logits = both.logits[:, both.labels == 1]

@@ -168,14 +168,30 @@ def test_a_picture_takes_the_colours_of_the_page_and_keeps_its_texts() -> None:
 def test_the_verdict_is_plain_and_carries_its_intervals() -> None:
     perfect = Estimate(value=0.96, low=0.91, high=0.99)
     verdict = give_account(
-        make_evaluation(recall=perfect, fpr=EXACT, auc=perfect, ppv={"0.01": Estimate(value=0.0107)})
+        make_evaluation(
+            recall=perfect, fpr=EXACT, auc=perfect, ppv={"0.01": Estimate(value=0.0107, low=0.004, high=0.03)}
+        )
     ).verdict
     assert verdict == (
         "Of 40 fake videos the detector finds 96 % (91 to 99 %), and of 40 real ones it flags 90 % (80 to 95 %), by "
-        'the threshold "security". Given one fake and one real video, it scores the fake one higher in 96 % (91 to 99 '
-        "%) of cases (video AUC 0.960 [0.910, 0.990]); that is better than guessing, which gives 50 %. Where one video "
-        "in 100 is fake, 1.1 % of its alarms would be right."
+        'the threshold "security", its UNCERTAIN band left aside (12 % of the videos lie in it). Given one fake and '
+        "one real video, it scores the fake one higher in 96 % (91 to 99 %) of cases (video AUC 0.960 [0.910, 0.990]); "
+        "that is better than guessing, which gives 50 %. Where one video in 100 is fake, at least 0.4 % (by these "
+        "videos 1 %, at most 3 %) of its alarms would be right."
     )
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0.996, "99.6 %"), (0.004, "0.4 %"), (0.9999, "99.9 %"), (1.0, "100 %"), (0.0, "0 %")]
+)
+def test_what_is_not_all_is_never_called_all(share: float, shown: str) -> None:
+    verdict = give_account(make_evaluation(recall=Estimate(value=share))).verdict
+    assert f"finds {shown}, " in verdict
+
+
+def test_alarms_that_are_right_are_no_promise_without_an_interval() -> None:
+    verdict = give_account(make_evaluation(ppv={"0.01": Estimate(value=1.0)})).verdict
+    assert "an uncertain share (by these videos 100 %) of its alarms would be right" in verdict
 
 
 @pytest.mark.parametrize(
@@ -201,6 +217,16 @@ def test_unscorable_videos_stand_beside_every_headline() -> None:
     assert ("videos without a score", "4") in account.missing.rows
     unknown = give_account(make_evaluation(unscorable=Unscorable(unknown=2), worst_case_recall=0.5))
     assert any("every one of them a fake that was missed" in line for line in unknown.data)
+    assert any("2 of unknown label or split" in line for line in unknown.data)
+
+
+def test_unscorable_videos_are_counted_beside_their_method_and_dataset() -> None:
+    lost = Unscorable(fake=3, by_method={"swap": 1, "mask": 2}, by_dataset={"toy": 3})
+    found = make_evaluation(unscorable=lost, by_dataset={"toy": make_evaluation(), "field": make_evaluation()})
+    methods, datasets = give_account(found).parts
+    assert [(row[0], row[-1]) for row in methods.rows] == [("swap", "1"), ("mask", "2")]
+    assert [(row[0], row[-1]) for row in datasets.rows] == [("toy", "3"), ("field", "0")]
+    assert all(len(row) == len(part.columns) for part in (methods, datasets) for row in part.rows)
 
 
 def test_the_usual_table_is_printed_as_such_and_beside_it_what_it_leaves_out() -> None:
@@ -216,7 +242,9 @@ def test_the_usual_table_is_printed_as_such_and_beside_it_what_it_leaves_out() -
 
 def test_frame_auc_is_told_apart_and_only_where_there_is_one() -> None:
     rows = give_account(make_evaluation()).figures.rows
-    assert ("frame AUC (another number than video AUC)", "0.777 [0.700, 0.800]") in rows
+    assert ("frame AUC (another number than video AUC; 200 resamples)", "0.777 [0.700, 0.800]") in rows
+    of_seeds = give_account(make_evaluation(seeds=3)).figures.rows
+    assert any(label.endswith("200 resamples, first seed only)") for label, _ in of_seeds)
     assert "PPV at 2.5 % fakes" in {label for label, _ in rows}
     assert not any(
         label.startswith("frame AUC") for label, _ in give_account(make_evaluation(frame_auc=None)).figures.rows
@@ -226,11 +254,39 @@ def test_frame_auc_is_told_apart_and_only_where_there_is_one() -> None:
 def test_a_threshold_shows_its_promise_beside_what_it_gave() -> None:
     table = give_account(make_evaluation()).thresholds
     assert [row[0] for row in table.rows] == ["security", "balanced", "newsroom"]
-    assert table.rows[0][-1] == "recall 0.95: MISSED, not guaranteed"
+    assert table.rows[0][-1] == "recall 0.95: MISSED here, not guaranteed"
     assert table.rows[1][-1] == "balanced: promises no rate"
     assert table.rows[2][-1] == "FPR 0.01: kept, not guaranteed"
     assert table.rows[0][3] == "12 %"
     assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_a_guarantee_that_is_missed_says_where_it_held() -> None:
+    transfer = make_evaluation().thresholds["security"]
+    sure = transfer.model_copy(update={"threshold": transfer.threshold.model_copy(update={"guaranteed": True})})
+    table = give_account(make_evaluation(thresholds={"security": sure})).thresholds
+    assert table.rows[0][-1] == "recall 0.95: MISSED here; it was guaranteed on data like validation"
+
+
+def test_no_promise_is_told_of_videos_of_training() -> None:
+    found = make_evaluation()
+    account = give_account(make_evaluation(by_role={"new": found, "val": found}, by_dataset={"a": found, "b": found}))
+    assert account.thresholds.rows[2][-1] == "FPR 0.01: not judged on videos of training"
+    assert all("flatter" in table.note for table in (account.thresholds, *account.parts))
+
+
+def test_thresholds_of_the_saved_head_are_told_from_those_of_the_folds() -> None:
+    note = give_account(make_evaluation(kind="out-of-fold")).thresholds.note
+    assert "those of the saved head; what is given here comes from the folds' own" in note
+    assert "saved head" not in give_account(make_evaluation()).thresholds.note
+
+
+def test_a_table_that_is_too_wide_is_told_a_row_at_a_time() -> None:
+    table = give_account(make_evaluation()).thresholds
+    parts = table.list_rows_apart()
+    assert [part.title.rpartition(": ")[2] for part in parts] == ["security", "balanced", "newsroom"]
+    assert parts[1].rows == tuple(zip(table.columns[1:], table.rows[1][1:], strict=True))
+    assert [part.note for part in parts] == ["", "", table.note]
 
 
 def test_figures_by_role_are_shown_where_training_videos_were_judged() -> None:
@@ -247,6 +303,9 @@ def test_what_was_left_out_is_said_with_the_reason() -> None:
     assert "7 videos left out, which the run used for validation" in account.data
     assert "5 of 80 judged videos show a person of whom training saw another one" in account.data
     assert any("carried to other data" in line for line in account.limits)
+    folds = give_account(make_evaluation(kind="out-of-fold", left_out={"another fold": 2}, nameless=3))
+    assert "2 videos left out, which another fold holds too" in folds.data
+    assert "whether training saw a person is not known for 3 videos without a group" in folds.data
 
 
 def test_means_over_seeds_say_so() -> None:

@@ -30,7 +30,7 @@ def open_study(journal: Path, seed: int = 0) -> Study:
 
 def judge(chosen: Chosen, epoch: int) -> float:
     """A made-up AUC that likes dropout and time."""
-    return 0.5 + chosen["dropout"] / 2 + epoch / 100
+    return float(0.5 + chosen["dropout"] / 2 + epoch / 100)
 
 
 def run_trial(study: Study, proposal: Proposal) -> None:
@@ -90,9 +90,10 @@ def test_a_kill_between_queueing_again_and_putting_away_repeats_nothing(
     def kill(*_: object, **__: object) -> None:
         raise KilledError
 
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
+    with monkeypatch.context() as patch:
         patch.setattr(optuna.Study, "tell", kill)
-        open_study(tmp_path / "journal.log")
+        with pytest.raises(KilledError):
+            open_study(tmp_path / "journal.log")
     trials = finish(open_study(tmp_path / "journal.log"), 3)
     assert [trial.chosen for trial in trials].count(begun) == 1
 
@@ -103,9 +104,11 @@ def test_a_kill_while_choices_are_made_leaves_nothing_behind(
     def kill(*_: object) -> None:
         raise KilledError
 
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
+    study = open_study(tmp_path / "journal.log")
+    with monkeypatch.context() as patch:
         patch.setattr(optuna.Trial, "set_user_attr", kill)
-        open_study(tmp_path / "journal.log").propose()
+        with pytest.raises(KilledError):
+            study.propose()
     assert tell(finish(open_study(tmp_path / "journal.log"), 10)) == undisturbed[:10]
 
 

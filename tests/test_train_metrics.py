@@ -342,6 +342,6 @@ def test_extreme_logits_have_finite_figures() -> None:
 
 def test_a_precision_of_few_alarms_is_as_unsure_as_a_share_of_these() -> None:
     labels, flagged = np.repeat([1, 0], 100), np.arange(200) < 3
-    metrics = measure(Predictions(labels, flagged * 1.0, flagged, np.arange(200).astype(str)))
+    metrics = measure(Predictions(labels, flagged.astype(np.float64), flagged, np.arange(200).astype(np.str_)))
     assert metrics.precision.value == 1.0
     assert metrics.precision.low == pytest.approx(0.025 ** (1 / 3), abs=1e-3)  # Clopper-Pearson of 3 of 3

@@ -59,7 +59,7 @@ class TextTable:
         last = len(self.rows) - 1
         return [
             TextTable(
-                f"{self.title}: {name}",
+                f"{self.columns[0]}: {name}",
                 ("", "value"),
                 tuple(zip(self.columns[1:], cells, strict=True)),
                 self.note if place == last else "",
@@ -134,7 +134,7 @@ def tell_verdict(found: Evaluation) -> str:
         )
     right = found.ppv["0.01"]
     if right.value is not None:
-        sentences.append(f"Where one video in 100 is fake, {_tell_least(right)} of its alarms would be right.")
+        sentences.append(f"Where one video in 100 is fake, {_tell_right(right)} of its alarms would be right.")
     return " ".join(sentences)
 
 
@@ -146,10 +146,11 @@ def _tell_band(found: Evaluation) -> str:
     return f", its UNCERTAIN band left aside ({_hundredths(unsure)} % of the videos lie in it)"
 
 
-def _tell_least(share: Estimate) -> str:
-    if share.value is None or share.low is None or share.high is None:
-        return f"an uncertain share ({_percent(share)} by these videos)"
-    return f"at least {_hundredths(share.low)} % ({_percent(share)})"
+def _tell_right(share: Estimate) -> str:
+    if share.low is None or share.high is None:
+        return f"an uncertain share (by these videos {_percent(share)})"
+    value = _percent(share.model_copy(update={"low": None}))
+    return f"at least {_hundredths(share.low)} % (by these videos {value}, at most {_hundredths(share.high)} %)"
 
 
 def describe_unscorable(found: Evaluation) -> str:

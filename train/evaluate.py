@@ -80,8 +80,8 @@ class Evaluation(Metrics):
     """`metrics.json`: the metrics of all judged videos at the threshold `preset`, and what has to be known beside them.
 
     `left_out` are videos that the head was made with, by split; `known_persons` are judged videos of a person whom it
-    has seen in another one, and of `nameless` ones that cannot be told. `worst_case_recall` counts every unscorable fake as missed. Frame AUC is another number
-    than video AUC, and is never mixed with it.
+    has seen in another one, and of `nameless` ones that cannot be told. `worst_case_recall` counts every unscorable
+    fake as missed. Frame AUC is another number than video AUC, and is never mixed with it.
     """
 
     format: Literal["unmask-evaluation/1"] = FORMAT
@@ -248,7 +248,7 @@ def _warn(run: Run, judged: Judged) -> tuple[str, ...]:
         )
     if judged.kind != "whole" and judged.left_out:
         found.append(
-            f"{sum(judged.left_out.values())} held-out videos are left out: the same files stand under other names "
+            f"of the held-out videos {sum(judged.left_out.values())} left out: the same files stand under other names "
             f"in {' and '.join(sorted(judged.left_out))}, where the head has learned from them; run `unmask audit`"
         )
     fakes = int(judged.labels.sum())

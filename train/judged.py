@@ -388,7 +388,7 @@ def _find_lost_of_test(
         if row.group:
             splits.setdefault(row.group, set()).add(row.split)
     inside = [record for record in lost if record.split == "test"]
-    astray = []
+    astray: list[VideoRecord] = []
     for record in lost if run.document.split.folds is None else ():
         homes = splits.get(record.group, set())
         if record.split or (homes and "test" not in homes):

@@ -13,7 +13,7 @@ import click
 
 from extract.options import AS_JSON, DEVICE
 from train.config import Conditioning, Encoder, Pooling
-from train.options import MEMORY, POSITIVE
+from train.options import MEMORY, POSITIVE, SEED
 
 if TYPE_CHECKING:
     from train.schemes import Progress
@@ -45,7 +45,7 @@ def _split_names(context: click.Context, option: click.Parameter, text: str) -> 
 @click.option("--folds", type=click.IntRange(min=3), default=5, show_default=True, help="To train the best again.")
 @click.option("--seeds", type=POSITIVE, default=3, show_default=True, help="To train the best again.")
 @click.option("--no-refit", is_flag=True, help="Do not train the best again by folds.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of split, trials and heads.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of split, trials and heads.")
 @MEMORY
 @DEVICE
 @click.option("--purpose", type=click.Choice(["research", "demo", "production"]), default="research", show_default=True)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from extract.cache import summarise_cache
 from extract.errors import FormatError, UsageError
@@ -101,12 +101,17 @@ def load_document(out: Path) -> SweepDocument:
     path = out / DOCUMENT
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        version = found.get("format") if isinstance(found, dict) else None
-        if version != FORMAT:
-            raise FormatError(f"{path} has the format {version!r}, expected {FORMAT!r}; choose another --out")
-        return SweepDocument.model_validate(found)
-    except ValueError as error:  # pydantic's too
+    except ValueError as error:
         raise FormatError(f"{path} is damaged: {error}; choose another --out") from error
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise FormatError(f"{path} has the format {version!r}, expected {FORMAT!r}; choose another --out")
+    try:
+        return SweepDocument.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise FormatError(f"{path} is damaged at {place}: {first['msg']}; choose another --out") from error
 
 
 def write_document(out: Path, document: SweepDocument) -> SweepDocument:
