@@ -15,7 +15,7 @@ from export.fused import OUTPUTS
 from extract.backbone_files import export_module
 from extract.onnx_files import IR_VERSION, align_versions, load_model, save_model
 from train.calibrate import Calibration
-from train.head import Head, mark_inside
+from train.heads.head import Head, mark_inside
 
 NO_FRAME = -1.0  # no probability, and none to be mistaken for one
 

@@ -16,7 +16,7 @@ from extract.cache import open_cache
 from extract.errors import UnmaskError
 from extract.specs import Fingerprint, Spec, require_same
 from extract.synthetic import make_crops
-from train.head import Head
+from train.heads.head import Head
 
 SHAPES = ((1, 1), (2, 8), (1, 32))  # (B, T)
 SAMPLE_FRAMES = 16

@@ -30,7 +30,7 @@ from serve.scorer import Scorer
 from serve.verdict import DEMONSTRATION, Verdict
 
 if TYPE_CHECKING:
-    from train.metrics import Metrics
+    from train.measures.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -264,7 +264,7 @@ def _print_summary(console: Console, judged: list[Judged], stages: Stages, out: 
 
 def measure_verdicts(judged: list[Judged]) -> Metrics:
     """Video-level metrics of scored clips; pairs are resampled, since one person is in all of them."""
-    from train.metrics import Predictions, measure
+    from train.measures.metrics import Predictions, measure
 
     scored = [entry for entry in judged if entry.verdict.logit is not None]
     return measure(

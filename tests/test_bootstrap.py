@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from tests.population import Population, ungroup
-from train.bootstrap import Spread, Units, bound_difference, bound_loss, bound_share, count_units, find_spread, resample
-from train.metrics import Clustering, Predictions
-from train.ranking import Ranking
-from train.tallies import Tallies
+from train.measures.bootstrap import (
+    Spread,
+    Units,
+    bound_difference,
+    bound_loss,
+    bound_share,
+    count_units,
+    find_spread,
+    resample,
+)
+from train.measures.metrics import Clustering, Predictions
+from train.measures.ranking import Ranking
+from train.measures.tallies import Tallies
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=30).map(lambda sizes: np.array(sizes, np.int64))
 
@@ -72,7 +81,7 @@ def test_intervals_hold_the_truth_in_93_of_100_draws(people: int, auc: float, al
 def test_replicates_are_the_same_however_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     predictions = Population(0.8, 0.5).sample(13, np.random.default_rng(0))
     whole = estimate(predictions, ["auc", "fpr"], 101, seed=3)
-    monkeypatch.setattr("train.bootstrap.CHUNK", 7 * len(predictions.labels))
+    monkeypatch.setattr("train.measures.bootstrap.CHUNK", 7 * len(predictions.labels))
     assert estimate(predictions, ["auc", "fpr"], 101, seed=3)["auc"] == pytest.approx(whole["auc"], abs=1e-12)
     assert estimate(predictions, ["auc", "fpr"], 101, seed=4)["auc"] != pytest.approx(whole["auc"], abs=1e-4)
 

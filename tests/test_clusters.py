@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.train_data import make_record
-from train.clusters import FEWEST, choose_clusters
+from train.measures.clusters import FEWEST, choose_clusters
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.population import Population
-from train.compare import Comparison, compare
-from train.metrics import Estimate, Predictions, measure
+from train.measures.compare import Comparison, compare
+from train.measures.metrics import Estimate, Predictions, measure
 
 
 def sample(people: int = 50, seed: int = 0) -> Predictions:

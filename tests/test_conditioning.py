@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from extract.errors import UnmaskError
-from train.conditioning import Conditioner, Standardise, Whiten, make_conditioner, measure_moments
 from train.config import HeadConfig
+from train.heads.conditioning import Conditioner, Standardise, Whiten, make_conditioner, measure_moments
 
 EXACT = 1e-5  # products are formed in float32
 

@@ -19,19 +19,20 @@ from hypothesis import strategies as st
 from extract.cache import FeatureCache, VideoRecord
 from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
 from tests.train_data import CacheRecipe, make_cache, make_record, write_features
-from train import evaluate_cli, evaluation_files
+from train import evaluate_cli
 from train.checkpoint import PREDICTIONS, PredictionRow, Run, read_prediction_rows, read_predictions
 from train.config import FitConfig
-from train.evaluate import Evaluated, EvaluationRequest, evaluate_run
 from train.evaluate_cli import evaluate_command
-from train.evaluation_files import load_evaluation, name_folder, save_evaluation
-from train.judged import count_known_persons
-from train.metrics import Estimate, Metrics, Predictions
+from train.evaluation import files as evaluation_files
+from train.evaluation.evaluate import Evaluated, EvaluationRequest, evaluate_run
+from train.evaluation.files import load_evaluation, name_folder, save_evaluation
+from train.evaluation.judged import count_known_persons
+from train.evaluation.transfer import AppliedThreshold, collect_thresholds, judge_promise, list_groups, list_labels
+from train.measures.metrics import Estimate, Metrics, Predictions
 from train.plots import Figure, plot_roc
 from train.run import train_run
 from train.schemes import TrainConfig
 from train.thresholds import PRESETS, Target, Threshold, choose_threshold, decide
-from train.transfer import AppliedThreshold, collect_thresholds, judge_promise, list_groups, list_labels
 
 QUICK = FitConfig(epochs=3, batch_size=16)
 FAST = EvaluationRequest(device="cpu", resamples=30)

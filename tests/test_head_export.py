@@ -16,7 +16,7 @@ from extract.backbone_files import export_module
 from extract.onnx_files import save_model
 from extract.session import open_session
 from train.config import HeadConfig
-from train.head import Head, mark_inside
+from train.heads.head import Head, mark_inside
 
 TOLERANCE = 1e-5  # float32 in other kernels
 DIM = 16

@@ -13,9 +13,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from extract.errors import UsageError
 from train.config import HeadConfig, Pooling
-from train.encoders import BothWays, make_encoder, make_positions
-from train.head import Head, mark_inside
-from train.pooling import Pool
+from train.heads.encoders import BothWays, make_encoder, make_positions
+from train.heads.head import Head, mark_inside
+from train.heads.pooling import Pool
 
 TOLERANCE = 2e-6  # float32 sums in another order
 DIM = 16

@@ -11,7 +11,7 @@ import torch
 from extract.cache import FeatureCache
 from tests.train_data import CacheRecipe, build_cache, make_cache, make_record
 from train.config import FitConfig, HeadShape
-from train.metrics import Metrics
+from train.measures.metrics import Metrics
 from train.run import train_on_cache
 from train.schemes import TrainConfig
 

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 
 from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
 from tests.train_data import CacheRecipe, make_cache, write_features
-from train import evaluation_files
 from train.checkpoint import PREDICTIONS, PredictionRow, Run, read_prediction_rows
 from train.config import FitConfig
-from train.evaluate import EvaluationRequest, evaluate_run
 from train.evaluate_cli import compare_command
-from train.evaluation_files import save_evaluation
-from train.pairing import compare_folders
+from train.evaluation import files as evaluation_files
+from train.evaluation.evaluate import EvaluationRequest, evaluate_run
+from train.evaluation.files import save_evaluation
+from train.evaluation.pairing import compare_folders
 from train.run import train_run
 from train.schemes import TrainConfig
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.evaluation_plots import measure_bins, plan_figures
+from train.evaluation.pictures import measure_bins, plan_figures
 from train.fit import Epoch
-from train.metrics import Estimate, Metrics, Predictions, measure
+from train.measures.metrics import Estimate, Metrics, Predictions, measure
 from train.plots import (
     Figure,
     count_flagged,

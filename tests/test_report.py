@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.account import DEMONSTRATION, UNTRAINED, give_account
 from train.checkpoint import CacheSource
-from train.evaluate import Evaluation, MethodFigures, RunSource
-from train.judged import Unscorable
-from train.metrics import Estimate, Predictions, measure
-from train.report import CAPTIONS, TITLES, adapt_colours, render_report
+from train.evaluation.account import DEMONSTRATION, UNTRAINED, give_account
+from train.evaluation.evaluate import Evaluation, MethodFigures, RunSource
+from train.evaluation.judged import Unscorable
+from train.evaluation.report import CAPTIONS, TITLES, adapt_colours, render_report
+from train.evaluation.transfer import Promise, Transfer
+from train.measures.metrics import Estimate, Predictions, measure
 from train.thresholds import choose_thresholds
-from train.transfer import Promise, Transfer
 
 EVIL = "<script>alert('x')</script>&\"{{ 1 }}`code`"
 PICTURES = {name: f'<svg id="{name}"><path style="fill: #2166ac; stroke: #1f2933"/></svg>' for name in CAPTIONS}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from extract.errors import UsageError
 from train.config import HeadConfig
-from train.search_space import SearchSpace
+from train.sweep.space import SearchSpace
 
 
 class RandomChooser:

@@ -10,8 +10,8 @@ import optuna
 import pytest
 
 from extract.errors import FormatError
-from train.search_space import Chosen, SearchSpace
-from train.study import LEAST_TRIALS, Proposal, Study, Trial, list_rungs
+from train.sweep.space import Chosen, SearchSpace
+from train.sweep.study import LEAST_TRIALS, Proposal, Study, Trial, list_rungs
 
 SPACE = SearchSpace(encoders=("lstm", "linear"), poolings=("mean", "last", "max"))
 EPOCHS = 6

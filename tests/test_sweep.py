@@ -24,13 +24,13 @@ from extract.lock import Lock, is_other_process
 from tests.train_data import CacheRecipe, make_cache, write_features
 from train.config import HeadShape
 from train.fit import SMOOTHED as SMOOTHED_BY_FITS
-from train.search_space import SearchSpace
-from train.study import Study, Trial
-from train.sweep import SMOOTHED, Refit, Standing, Sweep, SweepConfig, _Lead, rank_trials, run_sweep, value_trial
+from train.sweep.document import SweepIdentity, load_document
+from train.sweep.report import describe_trial, name_head, summarise_sweep
+from train.sweep.run import SMOOTHED, Refit, Standing, Sweep, SweepConfig, _Lead, rank_trials, run_sweep, value_trial
+from train.sweep.space import SearchSpace
+from train.sweep.study import Study, Trial
+from train.sweep.workers import Crew, Death, Event, Report, TrialEnd, Work
 from train.sweep_cli import sweep_command
-from train.sweep_document import SweepIdentity, load_document
-from train.sweep_report import describe_trial, name_head, summarise_sweep
-from train.sweep_workers import Crew, Death, Event, Report, TrialEnd, Work
 
 ROOT = Path(__file__).parent.parent
 SPACE = SearchSpace(projection=(8, 16), hidden=(8, 16), hidden_step=8, layers=(1, 1))
@@ -129,7 +129,7 @@ def test_more_trials_continue_a_sweep_as_if_they_had_been_asked_for_at_once(
 
 
 def test_a_finished_sweep_is_not_run_again(cache: Path, whole: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.sweep.Crew", None)  # nothing can be started
+    monkeypatch.setattr("train.sweep.run.Crew", None)  # nothing can be started
     assert tell(run_sweep(cache, whole.path, QUICK)) == tell(whole)
 
 
@@ -152,8 +152,8 @@ def test_the_kill_of_the_sweep_itself_leaves_no_process_costs_no_trial_and_chang
     code = f"""
 import multiprocessing, os, signal, sys
 from pathlib import Path
-from train.search_space import SearchSpace
-from train.sweep import SweepConfig, run_sweep
+from train.sweep.space import SearchSpace
+from train.sweep.run import SweepConfig, run_sweep
 def kill(standing):
     if standing.finished == 2 and any(epoch for epoch, _ in standing.running.values()):
         print("torch" in sys.modules, *[p.pid for p in multiprocessing.active_children()], flush=True)

@@ -12,7 +12,7 @@ from train.batches import BatchReader
 from train.config import FitConfig, HeadConfig
 from train.dataset import ClipData, select_usable
 from train.fit import SMOOTHED, FitPlan, FittedHead, choose_device, fit_head
-from train.head import Head
+from train.heads.head import Head
 from train.predict import predict_clips, predict_videos
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from sklearn import metrics as sklearn
 
 from extract.errors import UsageError
 from tests.population import Population, ungroup
-from train.metrics import (
+from train.measures.metrics import (
     Estimate,
     Evaluator,
     Metrics,
@@ -25,8 +25,8 @@ from train.metrics import (
     measure,
     measure_frames,
 )
-from train.ranking import FPR_LIMITS
-from train.tallies import BINS
+from train.measures.ranking import FPR_LIMITS
+from train.measures.tallies import BINS
 
 # One video: logit, weight, label. Few distinct logits, so that many tie.
 VIDEO = st.tuples(st.one_of(st.floats(-6, 6, width=16), st.integers(-2, 2)), st.integers(0, 3), st.integers(0, 1))

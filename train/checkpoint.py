@@ -25,8 +25,8 @@ from extract.specs import AggregateSpec, Fingerprint, Spec
 from train.calibrate import Calibration, Source
 from train.config import FitConfig, HeadConfig, Purpose
 from train.fit import Epoch
-from train.head import Head
-from train.metrics import Estimate, Metrics
+from train.heads.head import Head
+from train.measures.metrics import Estimate, Metrics
 from train.splits import Overlap, Protocol
 from train.thresholds import Threshold
 

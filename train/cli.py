@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from train.checkpoint import Run
-    from train.metrics import Metrics
+    from train.measures.metrics import Metrics
     from train.schemes import Watcher
 
 MEASURED = ("auc", "balanced_accuracy", "accuracy", "precision", "recall", "f1", "fpr")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from train.account import Account, TextTable
-    from train.pairing import PairedComparison
+    from train.evaluation.account import Account, TextTable
+    from train.evaluation.pairing import PairedComparison
 
 WIDTH = 144  # where no terminal says how wide it is
 MOST_COLUMNS = 6
@@ -48,10 +48,10 @@ def evaluate_command(
     **asked: Any,
 ) -> None:
     """Judge RUN on its held-out videos, or on all of another cache FEATURES."""
-    from train.account import give_account
     from train.checkpoint import load_run
-    from train.evaluate import EvaluationRequest, evaluate_run
-    from train.evaluation_files import name_folder, require_free, save_evaluation
+    from train.evaluation.account import give_account
+    from train.evaluation.evaluate import EvaluationRequest, evaluate_run
+    from train.evaluation.files import name_folder, require_free, save_evaluation
     from train.thresholds import Target
 
     request = EvaluationRequest(tuple(map(Target.parse, targets)), **asked)
@@ -76,7 +76,7 @@ def evaluate_command(
 def compare_command(a: Path, b: Path, out: Path | None, as_json: bool) -> None:
     """Say where A and B, runs or evaluations, differ on the videos that both held out."""
     from extract.files import write_text
-    from train.pairing import compare_folders
+    from train.evaluation.pairing import compare_folders
 
     found = compare_folders(a, b)
     document = found.model_dump_json()

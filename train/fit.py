@@ -23,8 +23,8 @@ from train.calibrate import compute_nll
 from train.config import FitConfig, HeadConfig, HeadShape
 from train.dataset import ClipData
 from train.fit_store import StageStore
-from train.head import Head
-from train.metrics import compute_auc
+from train.heads.head import Head
+from train.measures.metrics import compute_auc
 from train.predict import predict_videos
 from train.samplers import Sampler
 

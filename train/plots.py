@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from train.fit import Epoch
-from train.metrics import Estimate, Metrics, Predictions
+from train.measures.metrics import Estimate, Metrics, Predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from train.aggregate import aggregate_videos
 from train.batches import Batch, BatchReader
 from train.dataset import ClipData
-from train.head import Head
+from train.heads.head import Head
 
 BATCH_ROWS = 8192
 

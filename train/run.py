@@ -32,11 +32,11 @@ from train.checkpoint import (
     require_free,
     save_run,
 )
-from train.clusters import choose_clusters
 from train.dataset import ClipData, open_clip_data, select_usable
 from train.fit import choose_device
 from train.fit_store import FitStore
-from train.metrics import Estimate, Metrics, Predictions, measure, measure_frames
+from train.measures.clusters import choose_clusters
+from train.measures.metrics import Estimate, Metrics, Predictions, measure, measure_frames
 from train.plots import draw_confusion, draw_loss, draw_roc
 from train.schemes import FrameScores, Job, JudgedFold, TrainConfig, Trained, Watcher, cross_validate, train_once
 from train.splits import Assignment, assign_folds, assign_splits, find_overlap

@@ -18,7 +18,7 @@ from train.config import FitConfig, HeadShape, Purpose
 from train.dataset import ClipData
 from train.fit import Epoch, FitPlan, FittedHead, fit_head
 from train.fit_store import FitStore
-from train.metrics import compute_auc
+from train.measures.metrics import compute_auc
 from train.predict import predict_frames, predict_videos
 from train.splits import Assignment
 from train.thresholds import DEFAULT_PRESET, Target, Threshold, choose_thresholds

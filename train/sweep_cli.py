@@ -17,7 +17,7 @@ from train.options import MEMORY, POSITIVE, SEED
 
 if TYPE_CHECKING:
     from train.schemes import Progress
-    from train.sweep import Standing
+    from train.sweep.run import Standing
 
 LINE_S = 60.0  # between two lines of a log
 OPTIONS = {"encoders": get_args(Encoder), "poolings": get_args(Pooling), "conditionings": get_args(Conditioning)}
@@ -60,9 +60,7 @@ def sweep_command(
     """
     from rich.console import Console
 
-    from train.search_space import SearchSpace
-    from train.sweep import Refit, SweepConfig, run_sweep
-    from train.sweep_report import (
+    from train.sweep.report import (
         FOLDS_NOTE,
         describe_search,
         describe_value,
@@ -70,6 +68,8 @@ def sweep_command(
         tabulate_run,
         tabulate_trials,
     )
+    from train.sweep.run import Refit, SweepConfig, run_sweep
+    from train.sweep.space import SearchSpace
 
     space = SearchSpace(**{name: told.pop(name) for name in ("encoders", "poolings", "conditionings", "bidirectional")})
     config = SweepConfig(

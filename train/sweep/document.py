@@ -14,8 +14,8 @@ from extract.files import write_text
 from extract.specs import Spec, require_same
 from extract.versions import read_versions
 from train.config import FitConfig, HeadShape
-from train.search_space import Chosen, SearchSpace
-from train.sweep_workers import SplitFacts
+from train.sweep.space import Chosen, SearchSpace
+from train.sweep.workers import SplitFacts
 
 FORMAT: Literal["unmask-sweep/1"] = "unmask-sweep/1"
 DOCUMENT, LOCK = "sweep.json", ".lock"

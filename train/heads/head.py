@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from train.conditioning import make_conditioner
 from train.config import HeadConfig
-from train.encoders import make_encoder
-from train.pooling import ExactLinear, Pool, join_ends
+from train.heads.conditioning import make_conditioner
+from train.heads.encoders import make_encoder
+from train.heads.pooling import ExactLinear, Pool, join_ends
 
 
 class Head(nn.Module):

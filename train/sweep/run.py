@@ -20,9 +20,7 @@ from extract.files import translate_os_errors
 from extract.lock import Lock
 from extract.session import Device
 from train.config import HeadConfig, Purpose
-from train.search_space import SearchSpace
-from train.study import Importances, Study, Trial
-from train.sweep_document import (
+from train.sweep.document import (
     LOCK,
     Leader,
     SweepDocument,
@@ -32,7 +30,9 @@ from train.sweep_document import (
     require_ours,
     write_document,
 )
-from train.sweep_workers import AGAIN, Crew, Death, Event, Plan, Report, TrialEnd, Work
+from train.sweep.space import SearchSpace
+from train.sweep.study import Importances, Study, Trial
+from train.sweep.workers import AGAIN, Crew, Death, Event, Plan, Report, TrialEnd, Work
 
 if TYPE_CHECKING:
     from train.checkpoint import Run
@@ -243,7 +243,7 @@ def _run_trials(
 
 def _conclude(out: Path, document: SweepDocument, study: Study, seconds: float) -> Sweep:
     """What was found, in files."""
-    from train.sweep_report import write_report
+    from train.sweep.report import write_report
 
     trials = rank_trials(study.list_trials())
     importances = study.measure_importances()

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from extract.errors import FormatError
 from extract.files import translate_os_errors
-from train.search_space import LINEAR_POOLING, Chosen, SearchSpace
+from train.sweep.space import LINEAR_POOLING, Chosen, SearchSpace
 
 State = Literal["complete", "pruned", "failed", "running", "queued"]
 STATES: dict[TrialState, State] = {

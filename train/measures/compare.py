@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from extract.audit.report import count_noun
 from extract.specs import Spec
-from train.bootstrap import Replicates, Values, bound_difference, resample
-from train.metrics import Clustering, ClusterKind, Estimate, Evaluator, Predictions
+from train.measures.bootstrap import Replicates, Values, bound_difference, resample
+from train.measures.metrics import Clustering, ClusterKind, Estimate, Evaluator, Predictions
 
 RESAMPLES = 2000
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from extract.errors import UsageError
 from extract.specs import Spec
-from train.bootstrap import (
+from train.measures.bootstrap import (
     Replicates,
     Spread,
     Units,
@@ -25,8 +25,8 @@ from train.bootstrap import (
     find_spread,
     resample,
 )
-from train.ranking import FPR_LIMITS, Ranking
-from train.tallies import Tallies
+from train.measures.ranking import FPR_LIMITS, Ranking
+from train.measures.tallies import Tallies
 
 ClusterKind = Literal["group", "target id"]
 PREVALENCES = (0.01, 0.1)
@@ -34,7 +34,7 @@ FRAME_RESAMPLES = 200
 
 
 class Estimate(Spec):
-    """A metric and its 95 % interval (`train.bootstrap` says which); null where it is not defined."""
+    """A metric and its 95 % interval (`train.measures.bootstrap` says which); null where it is not defined."""
 
     value: float | None
     low: float | None = None

@@ -19,8 +19,8 @@ from extract.errors import UsageError
 from extract.specs import Spec
 from train.calibrate import apply_sigmoid
 from train.checkpoint import PredictionRow, Run
-from train.judged import Judged, stack_rows
-from train.metrics import Estimate
+from train.evaluation.judged import Judged, stack_rows
+from train.measures.metrics import Estimate
 from train.thresholds import Target, Threshold, choose_threshold
 
 Promise = Literal["kept", "within chance", "broken"]

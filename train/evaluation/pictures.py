@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.calibrate import apply_sigmoid
-from train.metrics import Metrics, Predictions
+from train.measures.metrics import Metrics, Predictions
+from train.measures.tallies import BINS as ECE_BINS
 from train.plots import (
     BLUE,
     DASHED,
@@ -30,11 +31,10 @@ from train.plots import (
     set_title,
     start_figure,
 )
-from train.tallies import BINS as ECE_BINS
 from train.thresholds import Threshold
 
 if TYPE_CHECKING:
-    from train.judged import Kind
+    from train.evaluation.judged import Kind
     from train.plots import Figure
 
 BINS = 10  # of probabilities, in reliability

@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from train.account import Account
+from train.evaluation.account import Account
 from train.plots import BLUE, GREY, INK, ORANGE, PALE, PAPER, format_estimate
 
 TEMPLATES = Path(__file__).parent / "templates"

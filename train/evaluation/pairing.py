@@ -8,15 +8,15 @@ from pathlib import Path
 
 from extract.audit.report import count_noun
 from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
-from train.account import LABELS, TextTable
 from train.checkpoint import DOCUMENT, PREDICTIONS, PredictionRow, load_run, read_prediction_rows
-from train.clusters import Clusters, choose_clusters
-from train.compare import Comparison, compare
-from train.evaluation_files import is_evaluation, load_evaluation
-from train.judged import SEEN, stack_rows
-from train.metrics import Predictions
+from train.evaluation.account import LABELS, TextTable
+from train.evaluation.files import is_evaluation, load_evaluation
+from train.evaluation.judged import SEEN, stack_rows
+from train.evaluation.transfer import list_labels
+from train.measures.clusters import Clusters, choose_clusters
+from train.measures.compare import Comparison, compare
+from train.measures.metrics import Predictions
 from train.plots import format_estimate
-from train.transfer import list_labels
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.plots import BLUE, GREY, ORANGE, PALE, add_legend, save_png, set_title, start_figure
-from train.study import Trial
+from train.sweep.study import Trial
 
 
 def draw_history(trials: Sequence[Trial], name: str, path: Path) -> None:

@@ -17,13 +17,13 @@ from pydantic import ValidationError
 
 from extract.errors import FormatError, UsageError
 from extract.files import write_directory_aside
-from train.account import give_account
 from train.calibrate import apply_sigmoid
 from train.checkpoint import PREDICTIONS, PredictionRow, Run
-from train.evaluate import FORMAT, Evaluated, Evaluation
-from train.evaluation_plots import plan_figures
+from train.evaluation.account import give_account
+from train.evaluation.evaluate import FORMAT, Evaluated, Evaluation
+from train.evaluation.pictures import plan_figures
+from train.evaluation.report import render_report
 from train.plots import render_svg, save_png
-from train.report import render_report
 
 METRICS, REPORT = "metrics.json", "report.html"
 KIND = "unmask-evaluation/"

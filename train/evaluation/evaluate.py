@@ -16,9 +16,8 @@ from extract.specs import Spec
 from extract.versions import read_versions
 from train.calibrate import apply_sigmoid
 from train.checkpoint import CacheSource, Run, read_predictions
-from train.clusters import Clusters, choose_clusters
 from train.config import Purpose
-from train.judged import (
+from train.evaluation.judged import (
     SEEN,
     UNNAMED,
     Judged,
@@ -28,9 +27,7 @@ from train.judged import (
     gather_judged,
     list_persons,
 )
-from train.metrics import PREVALENCES, Estimate, Metrics, Predictions, measure, measure_frames
-from train.thresholds import Target, Threshold
-from train.transfer import (
+from train.evaluation.transfer import (
     UNCERTAIN,
     AppliedThreshold,
     Transfer,
@@ -39,6 +36,9 @@ from train.transfer import (
     judge_promise,
     require_preset,
 )
+from train.measures.clusters import Clusters, choose_clusters
+from train.measures.metrics import PREVALENCES, Estimate, Metrics, Predictions, measure, measure_frames
+from train.thresholds import Target, Threshold
 
 FORMAT: Literal["unmask-evaluation/1"] = "unmask-evaluation/1"
 PACKAGES = ("unmask", "torch", "numpy", "scipy")

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from train.config import HeadShape
-    from train.metrics import Metrics
-    from train.study import Trial
-    from train.sweep import Sweep
-    from train.sweep_document import SweepIdentity
+    from train.measures.metrics import Metrics
+    from train.sweep.document import SweepIdentity
+    from train.sweep.run import Sweep
+    from train.sweep.study import Trial
 
 LEADERBOARD, HISTORY, IMPORTANCE = "leaderboard.csv", "history.png", "importance.png"
 CHOICES = (
@@ -32,7 +32,7 @@ FOLDS_NOTE = (
 
 def write_report(sweep: Sweep) -> None:
     """Writes the leaderboard and the pictures."""
-    from train.sweep_plots import draw_history, draw_importances
+    from train.sweep.pictures import draw_history, draw_importances
 
     rows = [describe_trial(rank, trial, sweep.document.identity) for rank, trial in enumerate(sweep.trials, 1)]
     text = io.StringIO()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from extract.audit.report import count_noun
 from extract.manifest import Label, ManifestVideo
 from extract.splits import list_identities
-from train.metrics import ClusterKind
+from train.measures.metrics import ClusterKind
 
 FEWEST = 20  # with fewer, intervals were seen to hold the truth less often than they promise
 

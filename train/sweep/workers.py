@@ -27,7 +27,7 @@ from extract.session import Device
 from extract.specs import Spec
 from train.config import FitConfig, HeadShape
 
-SERVED = "train.sweep_trial"  # what the server loads before it forks
+SERVED = "train.sweep.trial"  # what the server loads before it forks
 JOIN_S = 5.0
 AGAIN = "the same command continues"
 
@@ -197,19 +197,19 @@ def count_cores() -> int:
 
 
 def _keep(connection: Connection, cache: Path, plan: Plan) -> None:
-    from train.sweep_trial import keep_features
+    from train.sweep.trial import keep_features
 
     keep_features(connection, cache, plan)
 
 
 def _divide(connection: Connection, cache: Path, plan: Plan) -> None:
-    from train.sweep_trial import divide_videos
+    from train.sweep.trial import divide_videos
 
     divide_videos(connection, cache, plan)
 
 
 def _serve(connection: Connection, handle: bytes, division: Division, plan: Plan) -> None:
-    from train.sweep_trial import serve_trials
+    from train.sweep.trial import serve_trials
 
     serve_trials(connection, handle, division, plan)
 

@@ -27,7 +27,7 @@ from train.fit import Epoch, FitPlan, choose_device, fit_head
 from train.rows import StreamedRows
 from train.shared import attach, share_features
 from train.splits import Assignment, assign_folds, assign_splits
-from train.sweep_workers import Division, Plan, Report, SplitFacts, TrialEnd, Work
+from train.sweep.workers import Division, Plan, Report, SplitFacts, TrialEnd, Work
 
 
 class _Pruned(Exception):  # noqa: N818 - no error

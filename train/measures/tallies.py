@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from train.ranking import divide
+from train.measures.ranking import divide
 
 BINS = 15
 COUNTS = ("tp", "fn", "fp", "tn")

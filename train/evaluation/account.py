@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from extract.audit.report import count_noun
-from train.evaluate import Evaluation
-from train.judged import SEEN
-from train.metrics import FRAME_RESAMPLES, Estimate, Metrics
+from train.evaluation.evaluate import Evaluation
+from train.evaluation.judged import SEEN
+from train.evaluation.transfer import Transfer
+from train.measures.metrics import FRAME_RESAMPLES, Estimate, Metrics
 from train.plots import format_estimate
-from train.transfer import Transfer
 
 UNTRAINED = "UNTRAINED BACKBONE: its weights are random, so these figures say nothing about finding deepfakes"
 DEMONSTRATION = "DEMONSTRATION: this model was made to show the pipeline and detects nothing reliably"

@@ -1,0 +1,1 @@
+"""What a head is: conditioning, an encoder over time, pooling."""

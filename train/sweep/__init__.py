@@ -1,0 +1,1 @@
+"""Many heads tried on one split: trials, their processes, and what a kill leaves of them."""
