@@ -23,9 +23,6 @@ import torch
 
 from bench.synthetic import FRAMES, write_synthetic_cache
 from bench.turns import measure, take_turns
-from extract.backbone_files import make_backbone
-from extract.backbones import Backbone
-from extract.synthetic import make_crops
 from train.config import FitConfig, HeadConfig, HeadShape
 from train.dataset import ClipData, open_clip_data
 from train.fit import Epoch, Fit, FitPlan
@@ -115,6 +112,10 @@ def run_batches(fit: Fit, batches: list[Any], held: list[Any]) -> None:
 
 def measure_backbone() -> float:
     """Crops a second through ResNeXt-50 (random weights) in ONNX Runtime, the median of five batches."""
+    from extract.backbone_files import make_backbone  # here, as a process that trains loads none of this
+    from extract.backbones import Backbone
+    from extract.synthetic import make_crops
+
     with TemporaryDirectory() as folder:
         path = Path(folder) / "backbone.onnx"
         make_backbone("resnext50_32x4d", "random:0", path)

@@ -94,7 +94,7 @@ class BatchReader:
 
     def read_rows(self, clips: NDArray[np.int64]) -> Iterator[Tensor]:
         """The rows (n, D) of `clips` (ascending), some at a time, on the CPU."""
-        for batch in self.read_in_order(clips, self.fit_clips(8192)):
+        for batch in self.read_in_order(clips, self.fit_clips(2048)):
             inside = torch.arange(batch.features.shape[1], device=self.device) < batch.lengths.unsqueeze(1)
             yield batch.features[inside].cpu()
 

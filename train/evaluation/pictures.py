@@ -106,7 +106,7 @@ def plot_scores(predictions: Predictions, threshold: Threshold, preset: str, dat
     axes.set(xlim=(0, 1))
     axes.set_xlabel("P(fake), at even odds")
     axes.set_ylabel("videos")
-    add_legend(axes, **BELOW)
+    add_legend(axes, **{**BELOW, "ncols": 1})  # its labels are long
     set_title(axes, data_name, _count_classes(predictions))
     return figure
 

@@ -37,11 +37,13 @@ class _Pruned(Exception):  # noqa: N818 - no error
 def keep_features(connection: Connection, path: Path, plan: Plan) -> None:
     """Reads a cache into memory that others attach to, and lasts until nobody listens."""
     _leave_interrupts_to_parent()
+    gc.freeze()  # as in `serve_trials`
     try:
         choose_device(plan.device)
         with share_features(path, plan.memory, plan.jobs) as (_, handle):
             # As bytes: whoever passes it on need not load torch to do so.
             connection.send(pickle.dumps(handle))
+            _give_back_memory()
             with suppress(EOFError, OSError):
                 connection.recv()  # nothing comes, but the end
     except UnmaskError as error:
