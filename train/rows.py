@@ -16,7 +16,7 @@ from extract.cache import CacheFile, open_cache
 from extract.errors import FormatError, MismatchError, UsageError
 
 READ_ROWS = 1 << 13
-RESERVE_BYTES = 200 << 20  # for the head, its optimiser, its activations and a batch
+RESERVE_BYTES = 600 << 20  # for what torch loads with its first step, the head, its activations and batches
 LEAST_BYTES = 32 << 20  # of rows at once, below which reading takes longer than training
 INFINITE = 0x7C00  # the exponent of a float16 that is infinite or not a number
 
