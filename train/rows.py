@@ -17,6 +17,7 @@ from extract.errors import FormatError, MismatchError, UsageError
 
 READ_ROWS = 1 << 13
 RESERVE_BYTES = 600 << 20  # for what torch loads with its first step, the head, its activations and batches
+WORKER_BYTES = 256 << 20  # of each further process, which shares what torch loads
 LEAST_BYTES = 32 << 20  # of rows at once, below which reading takes longer than training
 INFINITE = 0x7C00  # the exponent of a float16 that is infinite or not a number
 
@@ -106,7 +107,7 @@ def plan_memory(rows_bytes: int, limit: int | None, processes: int = 1) -> int |
     """
     used = _read_resident()
     spare = _read_available() * 8 // 10 if limit is None else limit - used
-    reserve, least = processes * RESERVE_BYTES, processes * LEAST_BYTES
+    reserve, least = RESERVE_BYTES + (processes - 1) * WORKER_BYTES, processes * LEAST_BYTES
     room = spare - reserve
     if rows_bytes <= room:
         return None
