@@ -7,7 +7,6 @@ fast stage stops for a slow one. With the length of a video only its features gr
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from extract.isolation import LIMIT_S, DecoderProcess, IsolatedVideo
 from extract.manifest import ManifestVideo
 from extract.parts import FileState, make_record
 from extract.results import OK, ORIGINAL_VIEW, ClipRows, SamplePicker, VideoRecord, VideoResult
+from extract.session import count_processors
 from extract.specs import CropSpec, EvenSampling, Fingerprint, SamplingSpec, TrackSpec
 from extract.video import Frame, VideoFacts
 
@@ -39,11 +39,6 @@ AHEAD = 4  # videos begun beyond those being decoded, so that no stage runs dry
 def count_decoders() -> int:
     """Decoder processes that suit this machine: one for every two processors."""
     return max(1, count_processors() // 2)
-
-
-def count_processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

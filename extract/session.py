@@ -123,6 +123,11 @@ def _load(path: Path, providers: list[str]) -> Session:
         ) from error
 
 
+def count_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _make_options() -> Any:
     """Sessions that share the cores with each other, and with processes that decode.
 

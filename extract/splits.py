@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, Protocol
 
 from extract.errors import UnmaskError
 from extract.manifest import LABELS, SPLITS, ManifestVideo, Split
@@ -60,9 +61,37 @@ def _count_sides(sides: Iterable[Split]) -> dict[str, int]:
     return {side: counts[side] for side in SIDES}
 
 
+class Named(Protocol):
+    """What persons are read from: a record of a cache has it."""
+
+    @property
+    def id(self) -> str:
+        """The path in the manifest, the same on any machine."""
+
+    @property
+    def label(self) -> str:
+        """Is it real or fake."""
+
+    @property
+    def group(self) -> str:
+        """The person or source that the manifest names, if any."""
+
+    @property
+    def dataset(self) -> str:
+        """Where names of groups mean what they mean."""
+
+
 def list_identities(video: ManifestVideo) -> tuple[str, ...]:
     """Every person or source that a video shows, as far as its group and the names of its dataset tell."""
-    stem = video.path.stem
+    return _read_identities(video.path.stem, video)
+
+
+def recall_identities(video: Named) -> tuple[str, ...]:
+    """The same for a video of which only what the manifest said is left."""
+    return _read_identities(PurePosixPath(video.id).stem, video)
+
+
+def _read_identities(stem: str, video: Named) -> tuple[str, ...]:
     swap = SWAP_NAME.fullmatch(stem)
     if video.label == "fake" and swap and swap["target"] == video.group:
         return tuple(dict.fromkeys((swap["target"], swap["source"])))

@@ -508,7 +508,7 @@ def test_only_an_evaluation_is_replaced_and_that_only_on_request(judged: Evaluat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "missing or damaged"),
+        ("{", "is damaged"),
         ('{"format": "unmask-evaluation/9"}', "has the format 'unmask-evaluation/9', expected 'unmask-evaluation/1'"),
         ("[]", "has the format None"),
         ('{"format": "unmask-evaluation/1"}', r"is damaged at n_videos"),

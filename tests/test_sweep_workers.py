@@ -115,5 +115,5 @@ def test_a_device_that_cannot_run_is_refused_before_the_trials(cache: Path) -> N
 
 
 def test_cores_are_shared_between_workers_and_each_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.sweep.workers.count_cores", lambda: 6)
+    monkeypatch.setattr("train.sweep.workers.count_processors", lambda: 6)
     assert [Plan(jobs=jobs).threads for jobs in (1, 2, 4, 8)] == [6, 3, 1, 1]

@@ -9,8 +9,7 @@ predictions.csv    one line a usable video and seed (PredictionRow)
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from extract.documents import is_document, read_document
 from extract.errors import FormatError, UsageError
 from extract.files import hash_file, write_directory_aside
 from extract.specs import AggregateSpec, Fingerprint, Spec
@@ -162,7 +162,7 @@ def require_free(path: Path, overwrite: bool) -> None:
     """Refuses to replace anything but a run of ours, and that only with `overwrite`."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if not path.is_dir() or not _is_run(path):
+    if not path.is_dir() or not is_document(path / DOCUMENT, "unmask-run"):
         raise UsageError(f"{path} exists and is not a run of unmask; choose another --out")
     if not overwrite:
         raise UsageError(f"{path} already holds a run; give --overwrite to replace it, or choose another --out")
@@ -172,7 +172,7 @@ def save_run(
     path: Path,
     head: Head,
     document: RunDocument,
-    predictions: list[PredictionRow],
+    predictions: Sequence[PredictionRow],
     plots: Mapping[str, Callable[[Path], None]],
     overwrite: bool = False,
 ) -> Run:
@@ -184,10 +184,7 @@ def save_run(
         (temporary / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
         document = document.model_copy(update={"weights_sha256": hash_file(temporary / WEIGHTS)})
         (temporary / DOCUMENT).write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        with (temporary / PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([field.name for field in fields(PredictionRow)])
-            writer.writerows(astuple(row) for row in predictions)
+        write_prediction_rows(temporary / PREDICTIONS, predictions, PredictionRow)
         for name, draw in plots.items():
             draw(temporary / name)
     return Run(path, document)
@@ -199,19 +196,7 @@ def load_run(path: Path) -> Run:
         raise UsageError(f"no such run: {path}; make one with `unmask train`")
     if not (path / DOCUMENT).is_file():
         raise FormatError(f"{path} is not a run: it has no {DOCUMENT}; give a directory that `unmask train` wrote")
-    try:
-        found = json.loads((path / DOCUMENT).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path / DOCUMENT} is damaged: {error}; train again") from error
-    version = found.get("format") if isinstance(found, dict) else None
-    if version != FORMAT:
-        raise FormatError(f"{path / DOCUMENT} has the format {version!r}, expected {FORMAT!r}; train again")
-    try:
-        return Run(path, RunDocument.model_validate(found))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise FormatError(f"{path / DOCUMENT} is damaged at {place}: {first['msg']}; train again") from error
+    return Run(path, read_document(path / DOCUMENT, RunDocument, "train again"))
 
 
 def read_predictions(run: Run) -> list[PredictionRow]:
@@ -240,6 +225,14 @@ def read_prediction_rows(path: Path) -> list[PredictionRow]:
     return rows
 
 
+def write_prediction_rows(path: Path, rows: Sequence[PredictionRow], of: type[PredictionRow]) -> None:
+    """Writes a table of rows of one class."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([field.name for field in fields(of)])
+        writer.writerows(astuple(row) for row in rows)
+
+
 def load_head(run: Run) -> Head:
     """The head of a run on the CPU, in evaluation mode; weights that are not those of its run.json are refused."""
     file = run.path / WEIGHTS
@@ -266,11 +259,3 @@ def load_head(run: Run) -> Head:
         )
     head.load_state_dict(weights)
     return head.eval()
-
-
-def _is_run(path: Path) -> bool:
-    try:
-        found = json.loads((path / DOCUMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and str(found.get("format")).startswith("unmask-run/")

@@ -14,6 +14,7 @@ Encoder = Literal["lstm", "gru", "transformer", "linear"]
 Pooling = Literal["mean", "max", "attention", "last"]
 Conditioning = Literal["none", "standardise", "layernorm", "pca"]
 ATTENTION_HEADS = 4
+SMOOTHED = 5  # epochs of validation that are averaged to tell a better one from a lucky one
 
 
 class HeadShape(Spec):

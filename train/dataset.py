@@ -16,7 +16,7 @@ from extract.cache import OK, CacheFile, ClipTable, FeatureCache, VideoRecord, o
 from extract.errors import FormatError, UnmaskError
 from extract.results import ORIGINAL_VIEW
 from extract.specs import Fingerprint
-from train.operating_points import UNNAMED
+from train.operating_points import name_groups
 from train.rows import FeatureRows, RowsInMemory, StreamedRows, plan_memory, read_rows, require_finite
 
 
@@ -94,11 +94,6 @@ def open_clip_data(path: Path, memory: int | None = None) -> Iterator[ClipData]:
 def read_clip_data(cache: CacheFile, rows: FeatureRows) -> ClipData:
     """The videos with features of an open cache, whose rows are `rows`."""
     return _make_data(cache.path, cache.fingerprint, cache.videos, cache.clips, cache.read_areas(), rows)
-
-
-def name_groups(records: Sequence[VideoRecord]) -> NDArray[np.str_]:
-    """The group of each video; one without a group gets a name that no group can have."""
-    return np.array([record.group or f"{UNNAMED}{record.id}" for record in records])
 
 
 def _make_data(

@@ -20,15 +20,13 @@ from extract.session import Device
 from extract.specs import Spec
 from train.batches import Batch, BatchReader
 from train.calibrate import compute_nll
-from train.config import FitConfig, HeadConfig, HeadShape
+from train.config import SMOOTHED, FitConfig, HeadConfig, HeadShape
 from train.dataset import ClipData
 from train.fit_store import StageStore
 from train.heads.head import Head
 from train.measures.metrics import compute_auc
 from train.predict import predict_videos
 from train.samplers import Sampler
-
-SMOOTHED = 5  # epochs of validation that are averaged to tell a better one from a lucky one
 
 
 class Epoch(Spec):

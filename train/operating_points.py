@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,23 @@ RESAMPLES = 300
 FEWEST_PERSONS = 5  # of each class; with fewer, videos are drawn again instead of persons
 TOLERANCE = 1e-9  # of shares, which are sums of fractions
 UNNAMED = "\n"  # begins the group of a video that names none
+
+
+class Grouped(Protocol):
+    """A video with the group that the manifest names, if any."""
+
+    @property
+    def id(self) -> str:
+        """The path in the manifest."""
+
+    @property
+    def group(self) -> str:
+        """The person or source."""
+
+
+def name_groups(videos: Iterable[Grouped]) -> NDArray[np.str_]:
+    """The group (V,) of each video; one without a group gets a name that no group can have."""
+    return np.array([video.group or f"{UNNAMED}{video.id}" for video in videos])
 
 
 @dataclass(frozen=True)

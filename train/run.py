@@ -40,6 +40,7 @@ from train.measures.metrics import Estimate, Metrics, Predictions, measure, meas
 from train.plots import draw_confusion, draw_loss, draw_roc
 from train.schemes import FrameScores, Job, JudgedFold, TrainConfig, Trained, Watcher, cross_validate, train_once
 from train.splits import Assignment, assign_folds, assign_splits, find_overlap
+from train.thresholds import decide_each
 
 MOST_FPR = 0.5  # of a threshold, beyond which its price is worth a warning
 PACKAGES = ("unmask", "torch", "numpy", "scikit-learn", "scipy", "safetensors")
@@ -277,7 +278,7 @@ def _make_row(job: Job, trained: Trained, seed: int, video: int) -> PredictionRo
     record, assignment, scores = job.data.records[video], job.assignment, trained.scores
     split = str(assignment.split[video])
     calibrated = float(scores.calibrated[seed, video])
-    prob = float(apply_sigmoid(np.array(calibrated)))
+    prob, value = apply_sigmoid(np.array(calibrated)), float(scores.threshold[seed, video])
     low, high = scores.band[seed, video].tolist()
     return PredictionRow(
         id=record.id,
@@ -292,9 +293,9 @@ def _make_row(job: Job, trained: Trained, seed: int, video: int) -> PredictionRo
         method=record.method,
         logit=float(scores.logits[seed, video]),
         calibrated=calibrated,
-        p_fake=prob,
-        flagged=prob >= float(scores.threshold[seed, video]),
-        outcome="REAL" if prob < low else "UNCERTAIN" if prob < high else "FAKE",
+        p_fake=float(prob),
+        flagged=bool(prob >= value),
+        outcome=str(decide_each(prob, value, low, high)),
         in_training=assignment.fold is None and split == "train",
     )
 

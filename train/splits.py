@@ -9,17 +9,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract.audit.leaks import name_source
 from extract.errors import UnmaskError, UsageError
-from extract.manifest import SPLITS, Label, ManifestVideo
+from extract.manifest import SPLITS
 from extract.specs import Spec
-from extract.splits import list_identities
+from extract.splits import recall_identities
 
 if TYPE_CHECKING:
     from extract.cache import VideoRecord
@@ -104,10 +103,9 @@ def assign_folds(
 
 def find_overlap(assignment: Assignment, records: Sequence[VideoRecord]) -> Overlap:
     """The groups, persons and source clips of V videos that stand in more than one split, or fold."""
-    videos = [_as_manifest(record) for record in records]
-    groups: Names = [{video.group} - {""} for video in videos]
-    persons: Names = [list_identities(video) for video in videos]
-    sources: Names = [{name_source(video)} - {""} for video in videos]
+    groups: Names = [{record.group} - {""} for record in records]
+    persons: Names = [recall_identities(record) for record in records]
+    sources: Names = [{name_source(record)} - {""} for record in records]
     home = assignment.split.tolist()
     folds = [""] * len(home) if assignment.fold is None else [str(k) if k >= 0 else "" for k in assignment.fold]
     # In folds, train and validation take turns: there a home is a fold.
@@ -137,18 +135,6 @@ def _count_concerned(judged: str, homes: Sequence[str], kinds: Sequence[Names]) 
     return sum(
         home == judged and any(not found.isdisjoint(names[video]) for found, names in zip(divided, kinds, strict=True))
         for video, home in enumerate(homes)
-    )
-
-
-def _as_manifest(record: VideoRecord) -> ManifestVideo:
-    """What the names of a video's persons are read from; the id is its path in the manifest, on any machine."""
-    return ManifestVideo(
-        id=record.id,
-        path=Path(record.id),
-        label=cast(Label, record.label),
-        group=record.group,
-        pair=record.pair,
-        dataset=record.dataset,
     )
 
 

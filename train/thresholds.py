@@ -150,9 +150,14 @@ class Threshold(Spec):
 
 def decide(prob: float, threshold: Threshold) -> Decision:
     """What a probability is taken for; in the band, other validation persons might have turned it round."""
-    if threshold.low <= prob < threshold.high:
-        return "UNCERTAIN"
-    return "FAKE" if prob >= threshold.value else "REAL"
+    decision: Decision = decide_each(np.array(prob), threshold.value, threshold.low, threshold.high).item()
+    return decision
+
+
+def decide_each(probs: Floats, value: Floats | float, low: Floats | float, high: Floats | float) -> NDArray[np.str_]:
+    """The same for many at once, with thresholds that may differ; all broadcast."""
+    unsure = (probs >= low) & (probs < high)
+    return np.where(unsure, "UNCERTAIN", np.where(probs >= value, "FAKE", "REAL"))
 
 
 def choose_threshold(

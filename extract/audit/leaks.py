@@ -47,7 +47,7 @@ def audit_manifest(
     return Audit(len(videos), counts, tuple(checked), tuple(notes), tuple(findings))
 
 
-def name_source(video: ManifestVideo) -> str:
+def name_source(video: ManifestVideo | VideoRecord) -> str:
     """What a source clip and its fakes have in common; a real video without `pair` may be named by its id."""
     return video.pair or (video.id if video.label == "real" else "")
 

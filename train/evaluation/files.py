@@ -8,25 +8,21 @@ predictions.csv    one line a judged video and seed (EvaluatedRow)
 
 from __future__ import annotations
 
-import csv
-import json
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from extract.errors import FormatError, UsageError
+from extract.documents import is_document, read_document
+from extract.errors import UsageError
 from extract.files import write_directory_aside
 from train.calibrate import apply_sigmoid
-from train.checkpoint import PREDICTIONS, PredictionRow, Run
+from train.checkpoint import PREDICTIONS, PredictionRow, Run, write_prediction_rows
 from train.evaluation.account import give_account
-from train.evaluation.evaluate import FORMAT, Evaluated, Evaluation
+from train.evaluation.evaluate import Evaluated, Evaluation
 from train.evaluation.pictures import plan_figures
 from train.evaluation.report import render_report
 from train.plots import render_svg, save_png
 
 METRICS, REPORT = "metrics.json", "report.html"
-KIND = "unmask-evaluation/"
 
 
 @dataclass(frozen=True)
@@ -54,11 +50,7 @@ def require_free(out: Path, overwrite: bool) -> None:
 
 def is_evaluation(path: Path) -> bool:
     """Whether a folder holds an evaluation, of whichever version."""
-    try:
-        found = json.loads((path / METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and str(found.get("format")).startswith(KIND)
+    return is_document(path / METRICS, "unmask-evaluation")
 
 
 def save_evaluation(out: Path, evaluated: Evaluated, overwrite: bool = False) -> None:
@@ -70,7 +62,7 @@ def save_evaluation(out: Path, evaluated: Evaluated, overwrite: bool = False) ->
     plans = plan_figures(predictions, document, thresholds, document.preset, document.source.name, document.kind)
     with write_directory_aside(out) as temporary:
         (temporary / METRICS).write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        _write_rows(temporary / PREDICTIONS, list_rows(evaluated))
+        write_prediction_rows(temporary / PREDICTIONS, list_rows(evaluated), EvaluatedRow)
         pictures = {}
         for name, plot in plans.items():
             figure = plot()
@@ -111,24 +103,4 @@ def list_rows(evaluated: Evaluated) -> list[EvaluatedRow]:
 
 def load_evaluation(path: Path) -> Evaluation:
     """Opens the metrics of an evaluation; one that is damaged or of another version is refused."""
-    file = path / METRICS
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{file} is missing or damaged: {error}; evaluate again") from error
-    version = found.get("format") if isinstance(found, dict) else None
-    if version != FORMAT:
-        raise FormatError(f"{file} has the format {version!r}, expected {FORMAT!r}; evaluate again")
-    try:
-        return Evaluation.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise FormatError(f"{file} is damaged at {place}: {first['msg']}; evaluate again") from error
-
-
-def _write_rows(path: Path, rows: list[EvaluatedRow]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in fields(EvaluatedRow)])
-        writer.writerows(astuple(row) for row in rows)
+    return read_document(path / METRICS, Evaluation, "evaluate again")

@@ -21,10 +21,9 @@ from extract.audit.report import count_noun
 from extract.cache import OK, VideoRecord, open_cache, read_fingerprint, require_fingerprint
 from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
 from extract.files import hash_file
-from extract.manifest import Label, ManifestVideo
 from extract.session import Device
 from extract.specs import Spec
-from extract.splits import list_identities
+from extract.splits import recall_identities
 from train.checkpoint import CacheSource, PredictionRow, Run, load_head
 
 Kind = Literal["test", "out-of-fold", "whole"]
@@ -136,15 +135,7 @@ def count_known_persons(judged: Judged, rows: Sequence[PredictionRow]) -> int:
 
 def list_persons(video: JudgedVideo | PredictionRow) -> list[tuple[str, str]]:
     """Whom a video shows, as far as its group and its name tell: dataset and identity of each."""
-    named = ManifestVideo(
-        id=video.id,
-        path=Path(video.id),
-        label=cast(Label, video.label),
-        group=video.group,
-        pair=video.pair,
-        dataset=video.dataset,
-    )
-    return [(video.dataset, identity) for identity in list_identities(named)]
+    return [(video.dataset, identity) for identity in recall_identities(video)]
 
 
 def stack_rows(rows: Sequence[PredictionRow], field: str) -> NDArray[np.float64]:

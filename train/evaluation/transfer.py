@@ -21,12 +21,13 @@ from train.calibrate import apply_sigmoid
 from train.checkpoint import PredictionRow, Run
 from train.evaluation.judged import Judged, stack_rows
 from train.measures.metrics import Estimate
-from train.thresholds import Target, Threshold, choose_threshold
+from train.operating_points import name_groups
+from train.thresholds import Decision, Target, Threshold, choose_threshold, decide_each
 
 Promise = Literal["kept", "within chance", "broken"]
 FoldThresholds = dict[tuple[int, int], Threshold]  # by seed and fold
 
-UNCERTAIN = "UNCERTAIN"
+UNCERTAIN: Decision = "UNCERTAIN"
 ROUNDING = 1e-9  # of a rate
 
 
@@ -57,8 +58,7 @@ class AppliedThreshold:
 
     def name_outcomes(self, probs: NDArray[np.float64]) -> NDArray[np.str_]:
         """FAKE, UNCERTAIN or REAL for each (S, V), as `decide` says it of one."""
-        unsure = (probs >= self.low) & (probs < self.high)
-        return np.where(unsure, UNCERTAIN, np.where(self.flag(probs), "FAKE", "REAL"))
+        return decide_each(probs, self.value, self.low, self.high)
 
 
 def collect_thresholds(run: Run, rows: Sequence[PredictionRow], targets: Sequence[Target]) -> dict[str, Threshold]:
@@ -81,8 +81,8 @@ def list_labels(rows: Sequence[PredictionRow]) -> NDArray[np.int64]:
 
 
 def list_groups(rows: Sequence[PredictionRow]) -> NDArray[np.str_]:
-    """(V,) a video without a group gets a name that no group can have."""
-    return np.array(list({row.id: row.group or f"\n{row.id}" for row in rows}.values()))
+    """The group (V,) of each video."""
+    return name_groups({row.id: row for row in rows}.values())
 
 
 def apply_thresholds(run: Run, judged: Judged, thresholds: Mapping[str, Threshold]) -> dict[str, AppliedThreshold]:
@@ -141,7 +141,7 @@ def _apply_in_folds(
     """Each head and fold by its own threshold; where training chose none for the target, the other folds do."""
     ends = np.full((3, *fold.shape), np.nan)
     probs, labels = apply_sigmoid(judged.calibrated), judged.labels
-    groups = np.array([video.group or f"\n{video.id}" for video in judged.videos])
+    groups = name_groups(judged.videos)
     for place, seed in enumerate(judged.seeds):
         for number in np.unique(fold[place]).tolist():
             held = fold[place] == number

@@ -4,38 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract.audit.report import count_noun
-from extract.manifest import Label, ManifestVideo
-from extract.splits import list_identities
+from extract.splits import Named, recall_identities
 from train.measures.metrics import ClusterKind
 
 FEWEST = 20  # with fewer, intervals were seen to hold the truth less often than they promise
-
-
-class Described(Protocol):
-    """What has to be known of a video: a record of a cache is one."""
-
-    @property
-    def id(self) -> str:
-        """Its path in the manifest."""
-
-    @property
-    def label(self) -> str:
-        """Is it real or fake."""
-
-    @property
-    def group(self) -> str:
-        """The person or source that the manifest names, if any."""
-
-    @property
-    def dataset(self) -> str:
-        """Where names of groups mean what they mean."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +24,7 @@ class Clusters:
     note: str
 
 
-def choose_clusters(videos: Sequence[Described]) -> Clusters:
+def choose_clusters(videos: Sequence[Named]) -> Clusters:
     """The groups of the videos; where they are few, the persons that the videos are named after, if these are more.
 
     A swap named `id3_id7_0001` counts for its target, id3. Two datasets that both name an id0 mean two persons, and a
@@ -64,7 +41,7 @@ def choose_clusters(videos: Sequence[Described]) -> Clusters:
     return Clusters(targets, "target id", note if n_targets >= FEWEST else _doubt(note))
 
 
-def _name_clusters(videos: Sequence[Described], names: Sequence[str]) -> NDArray[np.str_]:
+def _name_clusters(videos: Sequence[Named], names: Sequence[str]) -> NDArray[np.str_]:
     """Names (V,) that are one for two videos only where dataset and name are."""
     # A line feed cannot stand in a name of a manifest, so what is made here is none.
     named = [
@@ -73,16 +50,9 @@ def _name_clusters(videos: Sequence[Described], names: Sequence[str]) -> NDArray
     return np.array(named, dtype=np.str_)
 
 
-def _find_target(video: Described) -> str:
+def _find_target(video: Named) -> str:
     """The person into whose video a face was put, or who is seen; nothing where no name tells."""
-    named = ManifestVideo(
-        id=video.id,
-        path=Path(video.id),
-        label=cast(Label, video.label),
-        group=video.group,
-        dataset=video.dataset,
-    )
-    return next(iter(list_identities(named)), "")
+    return next(iter(recall_identities(video)), "")
 
 
 def _doubt(note: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from train.calibrate import apply_sigmoid
 from train.measures.ranking import divide
 
 BINS = 15
@@ -25,7 +26,7 @@ class Tallies:
         cluster: NDArray[np.int64],
         clusters: int,
     ) -> None:
-        probs = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+        probs = apply_sigmoid(logits)
         wrong = np.where(fake, 1 - probs, probs)  # (V,) the probability given to what it is not
         bins = np.minimum((probs * BINS).astype(np.int64), BINS - 1)
         columns = [fake & flagged, fake & ~flagged, ~fake & flagged, ~fake & ~flagged]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from extract.cache import summarise_cache
-from extract.errors import FormatError, UsageError
+from extract.documents import read_document
+from extract.errors import UsageError
 from extract.files import write_text
 from extract.specs import Spec, require_same
 from extract.versions import read_versions
@@ -98,20 +98,7 @@ def record_split(out: Path, document: SweepDocument, split: SplitFacts) -> Sweep
 
 def load_document(out: Path) -> SweepDocument:
     """Reads `sweep.json`; one that is damaged or of another version is refused."""
-    path = out / DOCUMENT
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path} is damaged: {error}; choose another --out") from error
-    version = found.get("format") if isinstance(found, dict) else None
-    if version != FORMAT:
-        raise FormatError(f"{path} has the format {version!r}, expected {FORMAT!r}; choose another --out")
-    try:
-        return SweepDocument.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise FormatError(f"{path} is damaged at {place}: {first['msg']}; choose another --out") from error
+    return read_document(out / DOCUMENT, SweepDocument, "choose another --out")
 
 
 def write_document(out: Path, document: SweepDocument) -> SweepDocument:

@@ -19,7 +19,7 @@ from extract.errors import UnmaskError
 from extract.files import translate_os_errors
 from extract.lock import Lock
 from extract.session import Device
-from train.config import HeadConfig, Purpose
+from train.config import SMOOTHED, HeadConfig, Purpose
 from train.sweep.document import (
     LOCK,
     Leader,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from train.schemes import Watcher as RunWatcher
 
 JOURNAL, BEST = "journal.log", "best"
-SMOOTHED = 5  # epochs whose mean validation AUC is a trial's value; those by which a fit picks its best epoch
 MOST_DEATHS = 3  # of one trial's process
 MOST_FAILURES = 3  # trials one after another that cannot be run
 

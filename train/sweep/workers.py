@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.errors import UnmaskError
-from extract.session import Device
+from extract.session import Device, count_processors
 from extract.specs import Spec
 from train.config import FitConfig, HeadShape
 
@@ -48,7 +48,7 @@ class Plan:
     @property
     def threads(self) -> int:
         """Of each worker."""
-        return max(1, count_cores() // self.jobs)
+        return max(1, count_processors() // self.jobs)
 
 
 class SplitFacts(Spec):
@@ -189,11 +189,6 @@ class Crew:
         if isinstance(event, TrialEnd):
             worker.trial = None
         return event
-
-
-def count_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _keep(connection: Connection, cache: Path, plan: Plan) -> None:
