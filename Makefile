@@ -20,6 +20,7 @@ bench: .venv/.installed
 	$(BIN)/python -m bench.extract
 	$(BIN)/python -m bench.cache
 	$(BIN)/python -m bench.sweep
+	$(BIN)/python -m bench.export
 
 # Made again when the dependencies change; a copy of the environment that is half installed never counts.
 .venv/.installed: pyproject.toml

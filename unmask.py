@@ -28,6 +28,8 @@ COMMANDS = {
     "evaluate": ("train.evaluate_cli", "evaluate_command"),
     "compare": ("train.evaluate_cli", "compare_command"),
     "export": ("export.cli", "export_command"),
+    "inspect": ("export.cli", "inspect_command"),
+    "verify": ("export.cli", "verify_command"),
     "score": ("serve.cli", "score_command"),
     "demo": ("serve.cli", "demo_command"),
 }
@@ -51,6 +53,7 @@ EXTRAS = {
         "train",
     ),
     "ray": "ray",
+    "tritonclient": "triton",
 }
 LIBRARY = {"Scorer": "serve.scorer", "Verdict": "serve.verdict"}
 

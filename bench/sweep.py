@@ -30,7 +30,7 @@ from train.predict import BATCH_ROWS
 from train.splits import assign_splits
 
 MB = 1 << 20
-LARGER = 6  # times the cache, so that a quarter of it holds torch too
+LARGER = 8  # times the cache, so that a quarter of it holds torch too
 PARTS = ("epoch", "streaming", "sweep")
 
 

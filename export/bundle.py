@@ -1,19 +1,28 @@
-"""The folder `model/`: `scorer.onnx`, `detector.onnx` and `certificate.json`, whole or absent."""
+"""The folder `model/`: every file of an exported model, whole or absent.
+
+scorer.onnx        crops of clips -> probabilities; carries the contract
+features.onnx      the backbone file: crops -> features
+head.onnx          features of clips -> probabilities; carries the contract
+head_stream.onnx   the head one frame at a time, where it can be
+detector.onnx      finds the faces (MTCNN is a package and has no file)
+certificate.json   what was proved, and the sha256 of all the rest
+MODEL_CARD.md      the same for people, with the data, the thresholds' prices and the limits
+"""
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from export.certificate import CERTIFICATE, Certificate, FileFacts, read_certificate
 from extract.errors import FormatError, MismatchError, UsageError
 from extract.files import hash_file, write_directory_aside
 from extract.specs import DetectorSpec
 
-SCORER, DETECTOR, CERTIFICATE = "scorer.onnx", "detector.onnx", "certificate.json"
-FORMAT = "unmask-certificate/1"
+SCORER, FEATURES, HEAD, STREAM = "scorer.onnx", "features.onnx", "head.onnx", "head_stream.onnx"
+DETECTOR, CARD = "detector.onnx", "MODEL_CARD.md"
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,7 @@ class ModelFolder:
     scorer: Path
     detector: Path | None
     scorer_sha256: str
+    certificate: Certificate
 
 
 def open_model_folder(path: Path) -> ModelFolder:
@@ -33,30 +43,39 @@ def open_model_folder(path: Path) -> ModelFolder:
     for name in (SCORER, CERTIFICATE):
         if not (path / name).is_file():
             raise FormatError(f"{path} has no {name}, so it is no model of `unmask export`; export it again")
-    certificate = _read_certificate(path / CERTIFICATE)
-    recorded = certificate["files"].get(SCORER, {}).get("sha256")
+    certificate = read_certificate(path)
+    recorded = certificate.files.get(SCORER)
     digest = hash_file(path / SCORER)
-    if digest != recorded:
+    if recorded is None or digest != recorded.sha256:
+        expected = "nothing" if recorded is None else f"{recorded.sha256[:12]}..."
         raise MismatchError(
-            f"{path / SCORER} has the sha256 {digest[:12]}..., its certificate says {str(recorded)[:12]}...; "
+            f"{path / SCORER} has the sha256 {digest[:12]}..., its certificate says {expected}; "
             "one of them was changed after export, so export it again"
         )
     detector = path / DETECTOR
-    return ModelFolder(path, path / SCORER, detector if detector.is_file() else None, digest)
+    return ModelFolder(path, path / SCORER, detector if detector.is_file() else None, digest, certificate)
 
 
 def write_model_folder(
-    out: Path, scorer: Path, detector: Path | None, certificate: dict[str, Any], *, overwrite: bool
+    out: Path,
+    files: Mapping[str, Path],
+    certificate: Certificate,
+    describe_file: Callable[[Path], FileFacts],
+    write_card: Callable[[Certificate], str],
+    *,
+    overwrite: bool,
 ) -> None:
     """Moves an export into place; an existing folder is replaced only if it is a model and `overwrite` is set."""
     require_free(out, overwrite=overwrite)
     with write_directory_aside(out) as folder:
-        shutil.copyfile(scorer, folder / SCORER)
-        if detector is not None:
-            shutil.copyfile(detector, folder / DETECTOR)
-        files = {p.name: {"sha256": hash_file(p), "bytes": p.stat().st_size} for p in sorted(folder.iterdir())}
-        document = {"format": FORMAT, **certificate, "files": files}
-        (folder / CERTIFICATE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name, source in files.items():
+            shutil.copyfile(source, folder / name)
+        facts = {name: describe_file(folder / name) for name in sorted(files)}
+        card = write_card(certificate.model_copy(update={"files": facts}))
+        (folder / CARD).write_text(card, encoding="utf-8")
+        facts[CARD] = describe_file(folder / CARD)
+        whole = certificate.model_copy(update={"files": facts})
+        (folder / CERTIFICATE).write_text(whole.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def require_free(out: Path, *, overwrite: bool) -> None:
@@ -74,17 +93,3 @@ def require_detector(folder: ModelFolder, spec: DetectorSpec) -> None:
     """Refuses a folder whose detector file is missing where its contract names one."""
     if spec.sha256 is not None and folder.detector is None:
         raise FormatError(f"{folder.path} has no {DETECTOR}, which its contract names ({spec.name}); export it again")
-
-
-def _read_certificate(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path} is not JSON ({error}); export the model again") from error
-    if (
-        not isinstance(document, dict)
-        or document.get("format") != FORMAT
-        or not isinstance(document.get("files"), dict)
-    ):
-        raise FormatError(f"{path} is not a certificate of the format {FORMAT!r}; export the model again")
-    return document

@@ -9,19 +9,30 @@ from pydantic import Field
 
 from extract.errors import FormatError
 from extract.session import Session
-from extract.specs import AggregateSpec, Fingerprint, Spec
+from extract.specs import AggregateSpec, BackboneSpec, Fingerprint, Spec
 from train.calibrate import Calibration
 from train.config import HeadConfig, Purpose
 from train.thresholds import Threshold
 
-FORMAT = "unmask-contract/3"
+FORMAT = "unmask-contract/4"
 KEY = "unmask.contract"
+
+
+class Replacement(Spec):
+    """A backbone of lower precision in place of its parent, whose features the head was fitted on.
+
+    `exceeded` are the limits of loss that were passed and allowed all the same.
+    """
+
+    backbone: BackboneSpec
+    exceeded: tuple[str, ...] = ()
 
 
 class TrainingFacts(Spec):
     """What the head was fitted on; `protocol` says where its split came from, `counts` what each split held."""
 
     run: str
+    datasets: tuple[str, ...]
     protocol: str
     folds: int | None
     seed: int
@@ -29,9 +40,13 @@ class TrainingFacts(Spec):
 
 
 class Contract(Spec):
-    """Everything that scoring needs to know; stages differ in nothing that this document does not say."""
+    """Everything that scoring needs to know; stages differ in nothing that this document does not say.
 
-    format: Literal["unmask-contract/3"] = "unmask-contract/3"
+    `fingerprint` is that of the features that the head was fitted on; `replaced` is set where the backbone inside is
+    another than the one named there.
+    """
+
+    format: Literal["unmask-contract/4"] = "unmask-contract/4"
     unmask_version: str
     purpose: Purpose
     untrained_backbone: bool
@@ -42,6 +57,12 @@ class Contract(Spec):
     thresholds: dict[str, Threshold]
     default_preset: str
     training: TrainingFacts
+    replaced: Replacement | None = None
+
+    @property
+    def backbone(self) -> BackboneSpec:
+        """The backbone inside."""
+        return self.fingerprint.backbone if self.replaced is None else self.replaced.backbone
 
     def choose_threshold(self, preset: str | None) -> tuple[str, Threshold]:
         """A preset's name and threshold; the default one for None. Raises FormatError for one it has not."""

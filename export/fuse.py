@@ -1,4 +1,7 @@
-"""Backbone file and head merged into one graph; the backbone's weights go in as they are."""
+"""The ONNX files of a model: the head alone, and backbone file and head merged into one graph.
+
+The backbone's weights go in as they are.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from onnx.onnx_pb import GraphProto, ModelProto
 from torch import Tensor, nn
 
 from export.contract import KEY, Contract
-from export.fused import OUTPUTS
+from export.fused import HEAD_MEANINGS, OUTPUTS, SCORER_MEANINGS
 from extract.backbone_files import export_module
 from extract.onnx_files import IR_VERSION, align_versions, load_model, save_model
 from train.calibrate import Calibration
@@ -30,18 +33,30 @@ class CalibratedHead(nn.Module):
         self.intercept = calibration.intercept
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames at t >= length get -1."""
+        """Frames at t >= length get -1; a clip with a feature that is not finite gets no number."""
         frame_logits, clip_logit = self.head(features, lengths)
-        logit = clip_logit * self.slope + self.intercept
-        frame_prob = torch.sigmoid(frame_logits * self.slope + self.intercept)
         inside = mark_inside(features, lengths)
+        spoilt = torch.where(inside, spoil(features), 0)  # (B, T)
+        logit = clip_logit * self.slope + self.intercept + spoilt.sum(dim=1)
+        frame_prob = torch.sigmoid(frame_logits * self.slope + self.intercept + spoilt)
         return logit, torch.sigmoid(logit), torch.where(inside, frame_prob, torch.full_like(frame_prob, NO_FRAME))
 
 
-def write_scorer(backbone: Path, head: Head, contract: Contract, out: Path) -> None:
-    """Writes the fused model of a backbone file and a head, with the contract inside."""
-    model = fuse(load_model(backbone), export_head(head, contract.calibration), contract)
-    save_model(model, out, KEY, contract.model_dump(mode="json"))
+def spoil(features: Tensor) -> Tensor:
+    """Zeros (...,) for features (..., D), and not a number where one of them is none or infinite.
+
+    The cells of ONNX Runtime clip what they are given, so that a backbone that overflows would score in silence.
+    """
+    return features.sum(dim=-1) * 0
+
+
+def write_models(backbone: Path, head: Head, contract: Contract, scorer: Path, head_alone: Path) -> None:
+    """Writes the fused model of a backbone file and a head, and the head alone; the contract is inside of both."""
+    exported = export_head(head, contract.calibration)
+    save_model(exported, head_alone, KEY, contract.model_dump(mode="json"), HEAD_MEANINGS)
+    # Read back, for merging changes what it is given.
+    fused = fuse(load_model(backbone), load_model(head_alone), contract)
+    save_model(fused, scorer, KEY, contract.model_dump(mode="json"), SCORER_MEANINGS)
 
 
 def export_head(head: Head, calibration: Calibration) -> ModelProto:

@@ -1,11 +1,4 @@
-"""A fused model in use: crops of clips in, calibrated logits and probabilities out, every shape checked first.
-
-crops    uint8 (B, T, S, S, 3) RGB     frames past a clip's length may hold anything
-lengths  int64 (B,)                    1 <= length <= T
-logit    float (B,)                    calibrated clip logit
-prob     float (B,)                    sigmoid(logit): the probability that the clip is fake
-frame_prob float (B, T)                the same a frame; -1 past a clip's length
-"""
+"""A fused model in use: crops of clips in, calibrated logits and probabilities out, every shape checked first."""
 
 from __future__ import annotations
 
@@ -20,6 +13,21 @@ from export.contract import Contract, read_contract
 from extract.errors import UnmaskError
 from extract.session import Device, open_session
 
+# What each input and output is; the files say it themselves.
+_SHARED = {
+    "lengths": "int64 (B,): frames of each clip, 1 <= length <= T",
+    "logit": "float32 (B,): calibrated logit of each clip; of a video, take the mean over clips, then the sigmoid",
+    "prob": "float32 (B,): sigmoid(logit), the probability at even odds that the clip is fake",
+    "frame_prob": "float32 (B, T): the same for each frame; -1 past a clip's length",
+}
+SCORER_MEANINGS = {
+    "crops": "uint8 (B, T, S, S, 3): RGB face crops of B clips; frames past a clip's length may hold anything",
+    **_SHARED,
+}
+HEAD_MEANINGS = {
+    "features": "float32 (B, T, D): backbone features of B clips; frames past a clip's length may hold any number",
+    **_SHARED,
+}
 INPUTS = ("crops", "lengths")
 OUTPUTS = ("logit", "prob", "frame_prob")
 

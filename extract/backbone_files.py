@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from onnx import compose
 
 from extract.backbones import FORMAT, KEY, Backbone, measure_feature_error
+from extract.calibration import read_calibration
 from extract.errors import FormatError, UnmaskError, UsageError
 from extract.files import hash_file
 from extract.networks import IMAGENET_MEAN, IMAGENET_STD, Network, embed_eagerly, load_network
 from extract.onnx_files import OPSET, accept_pixels, align_versions, load_model, name_output, save_model
-from extract.precision import MadeBackbone, halve_backbone
+from extract.precision import MadeBackbone, halve_backbone, quantise_backbone
 from extract.session import open_session
 from extract.specs import BackboneSpec, Precision
 from extract.synthetic import make_crops
@@ -55,19 +56,42 @@ class Source:
     crop_px: int | None = None
 
 
-def build_backbone(source: Source, out: Path, precision: Precision = "fp32") -> MadeBackbone:
+@dataclass(frozen=True)
+class Calibrate:
+    """What 8 bits are calibrated on: a feature cache, or a manifest and the detector that finds its faces."""
+
+    path: Path
+    detector: str = "retinaface"
+
+
+def build_backbone(
+    source: Source, out: Path, precision: Precision = "fp32", calibrate: Calibrate | None = None
+) -> MadeBackbone:
     """Makes a backbone file of any source in any precision; its fp32 parent is made first where there is none."""
+    if (precision == "int8") != (calibrate is not None):
+        raise UsageError(
+            "--precision int8 needs --calibrate with real crops: a features.h5 or a videos.csv"
+            if calibrate is None
+            else f"--precision {precision} is not calibrated; leave --calibrate out, or say --precision int8"
+        )
     if precision == "fp32":
         return MadeBackbone(_build_parent(source, out))
     path = Path(source.name)
     if path.suffix == ".onnx" and _is_backbone(load_model(path)):
         if (source.mean, source.std, source.crop_px) != (None, None, None):
             raise UsageError(f"{path} is a backbone file already, with its mean, std and crop size; leave them out")
-        return halve_backbone(path, out)
+        return _convert(path, out, calibrate)
     with TemporaryDirectory() as folder:
         parent = Path(folder) / "backbone.onnx"
         _build_parent(source, parent)
+        return _convert(parent, out, calibrate)
+
+
+def _convert(parent: Path, out: Path, calibrate: Calibrate | None) -> MadeBackbone:
+    if calibrate is None:
         return halve_backbone(parent, out)
+    spec = Backbone(parent, "cpu").spec
+    return quantise_backbone(parent, out, read_calibration(calibrate.path, spec, calibrate.detector))
 
 
 def _build_parent(source: Source, out: Path) -> BackboneSpec:
@@ -160,9 +184,9 @@ def export_module(
     example: tuple[Tensor, ...],
     inputs: list[str],
     outputs: list[str],
-    dynamic: tuple[dict[int, str], ...],
+    dynamic: tuple[dict[int, str] | tuple[dict[int, str], ...], ...],
 ) -> ModelProto:
-    """torch.onnx's export of a module, quietly; `dynamic` names the open axes of each input."""
+    """torch.onnx's export of a module, quietly; `dynamic` names the open axes of each input, a tuple those of *args."""
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

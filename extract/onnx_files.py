@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from extract.files import write_aside
 
 OPSET = 18
 IR_VERSION = 10
+FRONT = "pixels/"  # begins the names of the normalisation that `accept_pixels` puts in front
 
 
 def load_model(path: Path) -> ModelProto:
@@ -47,9 +48,16 @@ def align_versions(model: ModelProto, opset: int = OPSET) -> ModelProto:
     return model
 
 
-def save_model(model: ModelProto, path: Path, key: str, document: dict[str, Any]) -> None:
-    """Checks a model and writes it as one file with `document` in its metadata; the same model, the same bytes."""
+def save_model(
+    model: ModelProto, path: Path, key: str, document: dict[str, Any], meanings: Mapping[str, str] | None = None
+) -> None:
+    """Checks a model and writes it as one file with `document` in its metadata; the same model, the same bytes.
+
+    `meanings` says of inputs and outputs what they are.
+    """
     drop_traces(model)
+    for value in (*model.graph.input, *model.graph.output):
+        value.doc_string = (meanings or {}).get(value.name, "")
     helper.set_model_props(model, {key: json.dumps(document, sort_keys=True, ensure_ascii=False)})
     onnx.checker.check_model(model, full_check=True)
     with write_aside(path) as temporary:
@@ -97,3 +105,13 @@ def name_output(model: ModelProto, output_name: str, name: str, dim: int) -> Non
     model.graph.node.append(helper.make_node("Flatten", [output_name], [name], f"{name}/flatten", axis=1))
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", dim]))
+
+
+def fix_axes(model: ModelProto, sizes: Mapping[str, int], out: Path) -> None:
+    """Writes a model whose open axes of these names have one size each; its metadata goes along."""
+    from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_dim_param_fixed
+
+    for name, size in sizes.items():
+        make_dim_param_fixed(model.graph, name, size)
+    fix_output_shapes(model)
+    out.write_bytes(model.SerializeToString(deterministic=True))

@@ -21,6 +21,8 @@ Device = Literal["auto", "cpu", "cuda"]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+# How ONNX Runtime begins to say that a file's opset, or its format, is newer than it knows.
+TOO_NEW = ("ONNX Runtime only *guarantees*", "Unsupported model IR version")
 
 
 class Session:
@@ -118,6 +120,12 @@ def _load(path: Path, providers: list[str]) -> Session:
         return Session(ort.InferenceSession(str(path), _make_options(), providers=providers), path)
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         text = " ".join(str(error).split())
+        for begins in TOO_NEW:
+            if begins in text:
+                raise FormatError(
+                    f"{path} is of a version of ONNX that onnxruntime {ort.__version__} here does not read "
+                    f"({text[text.index(begins) :][:200]}); update onnxruntime"
+                ) from error
         raise FormatError(
             f"{path} is not an ONNX model that onnxruntime {ort.__version__} loads: {text[:300]}"
         ) from error

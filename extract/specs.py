@@ -196,7 +196,7 @@ class ViewSpec(Spec):
     names: tuple[str, ...] = ("original",)
 
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class BackboneSpec(Spec):

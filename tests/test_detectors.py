@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from extract import detector_sources
 from extract.boxes import compute_iou
@@ -41,6 +41,7 @@ from extract.errors import (
 from extract.files import hash_file
 from extract.mtcnn import open_mtcnn
 from extract.session import explain_missing_cuda, open_session
+from tests.fakes import write_raw_detector
 
 ROOT = Path(__file__).parent.parent
 OPSET_17 = [helper.make_opsetid("", 17)]
@@ -86,42 +87,6 @@ def mobile(keep: Path) -> Detector:
 @pytest.fixture(scope="module", params=["retinaface-mobile", "mtcnn"])
 def detector(request: pytest.FixtureRequest) -> Detector:
     return open_mtcnn() if request.param == "mtcnn" else request.getfixturevalue("mobile")
-
-
-def make_raw(
-    path: Path,
-    *,
-    opset: int = 17,
-    kind: int = TensorProto.FLOAT,
-    dims: tuple[str | int, ...] = ("N", 3, "H", "W"),
-    widths: tuple[int, ...] = (10, 4, 2),
-    strides: tuple[int, ...] = (8, 16, 32),
-    softmax: bool = False,
-) -> Path:
-    """A small network with RetinaFace's outputs, as a foreign exporter might leave it."""
-    random = np.random.default_rng(3)
-    nodes, constants, outputs = [], [], []
-    for width in widths:
-        constants.append(numpy_helper.from_array(np.array([0, -1, width]), f"shape{width}"))
-        for stride in strides:
-            kernel = random.normal(0, 0.01, (2 * width, 3, 1, 1)).astype(np.float32)
-            name = f"{width}_{stride}"
-            constants.append(numpy_helper.from_array(kernel, f"kernel{name}"))
-            nodes += [
-                helper.make_node("Conv", ["conf", f"kernel{name}"], [f"conv{name}"], strides=[stride, stride]),
-                helper.make_node("Transpose", [f"conv{name}"], [f"last{name}"], perm=[0, 2, 3, 1]),
-                helper.make_node("Reshape", [f"last{name}", f"shape{width}"], [f"rows{name}"]),
-            ]
-        rows = [f"rows{width}_{stride}" for stride in strides]
-        nodes.append(helper.make_node("Concat", rows, [f"all{width}"], axis=1))
-        last = "Softmax" if softmax and width == 2 else "Identity"
-        nodes.append(helper.make_node(last, [f"all{width}"], [f"out{width}"]))  # Softmax is over the last axis
-        outputs.append(helper.make_tensor_value_info(f"out{width}", TensorProto.FLOAT, ["N", "P", width]))
-    # The input has the name of one of our outputs, which must not matter.
-    graph = helper.make_graph(nodes, "raw", [helper.make_tensor_value_info("conf", kind, dims)], outputs, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7)
-    path.write_bytes(model.SerializeToString())
-    return path
 
 
 def test_the_face_in_every_frame_of_real_footage_is_found_once(detector: Detector, carphone: NDArray[np.uint8]) -> None:
@@ -191,8 +156,8 @@ def test_an_exported_detector_opens_from_its_spec_without_torch_and_onnx(mobile:
 
 
 def test_the_same_network_gives_the_same_file_whatever_its_name(tmp_path: Path) -> None:
-    first = make_detector(str(make_raw(tmp_path / "a.onnx")), tmp_path / "1.onnx")
-    second = make_detector(str(make_raw(tmp_path / "b.onnx")), tmp_path / "2.onnx")
+    first = make_detector(str(write_raw_detector(tmp_path / "a.onnx")), tmp_path / "1.onnx")
+    second = make_detector(str(write_raw_detector(tmp_path / "b.onnx")), tmp_path / "2.onnx")
     assert first == second
     assert make_detector(str(tmp_path / "1.onnx"), tmp_path / "3.onnx") == first
 
@@ -204,7 +169,7 @@ def test_the_same_network_gives_the_same_file_whatever_its_name(tmp_path: Path) 
 def test_a_wrapped_network_gets_its_pixels_and_answers_with_probabilities(
     tmp_path: Path, carphone: NDArray[np.uint8], softmax: bool, preprocessing: Preprocessing
 ) -> None:
-    raw = make_raw(tmp_path / "raw.onnx", softmax=softmax)
+    raw = write_raw_detector(tmp_path / "raw.onnx", softmax=softmax)
     make_detector(str(raw), tmp_path / "detector.onnx", preprocessing=preprocessing)
     ordered = carphone if preprocessing.rgb else carphone[..., ::-1]
     pixels = ((ordered - np.array(preprocessing.mean)) / np.array(preprocessing.std)).transpose(0, 3, 1, 2)
@@ -218,14 +183,14 @@ def test_a_wrapped_network_gets_its_pixels_and_answers_with_probabilities(
 
 
 def test_an_old_file_is_brought_to_a_current_version(tmp_path: Path) -> None:
-    make_detector(str(make_raw(tmp_path / "raw.onnx", opset=11)), tmp_path / "detector.onnx")
+    make_detector(str(write_raw_detector(tmp_path / "raw.onnx", opset=11)), tmp_path / "detector.onnx")
     model = onnx.load(str(tmp_path / "detector.onnx"))
     assert model.ir_version <= 10
     assert [entry.version >= 17 for entry in model.opset_import] == [True]
 
 
 def test_a_raw_file_is_wrapped_on_the_fly_and_kept(tmp_path: Path, keep: Path) -> None:
-    detector = open_detector(str(make_raw(tmp_path / "raw.onnx")), "cpu")
+    detector = open_detector(str(write_raw_detector(tmp_path / "raw.onnx")), "cpu")
     assert detector.spec.name.startswith("foreign-")
     assert hash_file(find_detector_file(detector.spec)) == detector.spec.sha256
 
@@ -241,7 +206,7 @@ def test_a_raw_file_is_wrapped_on_the_fly_and_kept(tmp_path: Path, keep: Path) -
     ],
 )
 def test_a_file_that_is_no_raw_retinaface_is_refused(tmp_path: Path, options: dict[str, Any], found: str) -> None:
-    raw = make_raw(tmp_path / "raw.onnx", **options)
+    raw = write_raw_detector(tmp_path / "raw.onnx", **options)
     with pytest.raises(FormatError, match=found):
         make_detector(str(raw), tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
@@ -272,7 +237,7 @@ def test_a_detector_of_an_unknown_name_is_refused() -> None:
 
 
 def test_a_detector_file_other_than_the_specs_is_refused(tmp_path: Path) -> None:
-    spec = make_detector(str(make_raw(tmp_path / "raw.onnx")), tmp_path / "detector.onnx")
+    spec = make_detector(str(write_raw_detector(tmp_path / "raw.onnx")), tmp_path / "detector.onnx")
     assert open_detector_of_spec(spec, tmp_path / "detector.onnx", "cpu").spec == spec
     with pytest.raises(MismatchError, match=r"found sha256 .* expected"):
         open_detector_of_spec(spec, tmp_path / "raw.onnx")
@@ -284,7 +249,7 @@ def test_a_detector_file_other_than_the_specs_is_refused(tmp_path: Path) -> None
 
 
 def test_a_detector_file_of_another_format_is_refused(tmp_path: Path) -> None:
-    model = onnx.load(str(make_raw(tmp_path / "raw.onnx")))
+    model = onnx.load(str(write_raw_detector(tmp_path / "raw.onnx")))
     helper.set_model_props(model, {"unmask.detector": '{"format": "unmask-detector/9"}'})
     (tmp_path / "raw.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(FormatError, match="not of the format unmask-detector/1"):
@@ -310,7 +275,7 @@ def test_options_that_do_not_fit_the_source_are_refused(
 
 
 def test_a_detector_file_is_not_wrapped_twice(tmp_path: Path) -> None:
-    make_detector(str(make_raw(tmp_path / "raw.onnx")), tmp_path / "detector.onnx")
+    make_detector(str(write_raw_detector(tmp_path / "raw.onnx")), tmp_path / "detector.onnx")
     with pytest.raises(UsageError, match="a detector file already"):
         make_detector(str(tmp_path / "detector.onnx"), tmp_path / "out.onnx", preprocessing=Preprocessing(rgb=True))
 
@@ -320,7 +285,7 @@ def test_cuda_that_is_not_there_is_an_error_for_every_detector(tmp_path: Path) -
         open_detector("mtcnn", "cuda")
     if explain_missing_cuda() is None:
         pytest.skip("this machine has CUDA")
-    spec = make_detector(str(make_raw(tmp_path / "raw.onnx")), tmp_path / "detector.onnx")
+    spec = make_detector(str(write_raw_detector(tmp_path / "raw.onnx")), tmp_path / "detector.onnx")
     with pytest.raises(DeviceError, match="--device cuda cannot run here"):
         open_detector_of_spec(spec, tmp_path / "detector.onnx", "cuda")
 

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.bundle import CERTIFICATE, SCORER, open_model_folder
+from export.bundle import SCORER, open_model_folder
+from export.certificate import CERTIFICATE
 from export.contract import KEY
 from export.fuse import CalibratedHead
 from export.fused import FusedModel, require_batch
-from export.parity import MOST_PROB_ERROR, Reference, check_parity
-from export.run import export_run
+from export.parity import MOST_PROB_ERROR, Reference, check_parity, require_passed
+from export.run import ExportRequest, export_run
 from extract.backbones import Backbone
 from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
 from extract.files import hash_file
@@ -131,7 +132,8 @@ def test_input_that_kills_or_fools_the_runtime_never_reaches_it(
 def test_the_certificate_says_what_was_compared(pipeline: Pipeline) -> None:
     certificate = json.loads((pipeline.model / CERTIFICATE).read_text())
     checks = {check["name"]: check for check in certificate["checks"]}
-    assert [check["status"] for check in checks.values()] == ["passed"] * 3
+    assert [check["status"] for check in checks.values()] == ["passed"] * 5
+    assert {"head.onnx alone", "head_stream.onnx, each step"} <= checks.keys()
     assert checks["synthetic crops"]["prob_error"] <= MOST_PROB_ERROR
     assert checks["crops of the cache"]["frames"] == checks["features of the cache"]["frames"] == 64
     assert certificate["files"][SCORER]["sha256"] == hash_file(pipeline.model / SCORER)
@@ -147,8 +149,8 @@ def test_an_export_that_computes_something_else_fails(pipeline: Pipeline, model:
     head = load_head(load_run(pipeline.run))
     with torch.no_grad():
         head.classify.bias.add_(0.01)
-    with pytest.raises(UnmaskError, match="does not compute what its parts compute"):
-        check_parity(Reference(Backbone(pipeline.backbone, "cpu"), head, model), None)
+    with pytest.raises(UnmaskError, match="do not compute what backbone file and torch head compute"):
+        require_passed(check_parity(Reference(Backbone(pipeline.backbone, "cpu"), head, model), None))
 
 
 def test_another_backbone_is_refused_naming_what_differs(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -162,12 +164,12 @@ def test_an_existing_folder_is_replaced_only_if_asked_and_ours(pipeline: Pipelin
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").touch()
     with pytest.raises(UsageError, match="is no model folder"):
-        export_run(pipeline.run, pipeline.backbone, tmp_path / "mine", overwrite=True)
+        export_run(pipeline.run, pipeline.backbone, tmp_path / "mine", ExportRequest(overwrite=True))
     with pytest.raises(UsageError, match="holds a model already"):
         export_run(pipeline.run, pipeline.backbone, pipeline.model)
     export_run(pipeline.run, pipeline.backbone, tmp_path / "model")
     before = hash_file(tmp_path / "model" / SCORER)
-    export_run(pipeline.run, pipeline.backbone, tmp_path / "model", overwrite=True)
+    export_run(pipeline.run, pipeline.backbone, tmp_path / "model", ExportRequest(overwrite=True))
     assert hash_file(tmp_path / "model" / SCORER) == before
 
 
@@ -188,10 +190,10 @@ def test_folders_that_are_no_model_are_refused(copy: Path, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="no such model folder"):
         open_model_folder(tmp_path / "none")
     (copy / CERTIFICATE).write_text("{}")
-    with pytest.raises(FormatError, match="is not a certificate"):
+    with pytest.raises(FormatError, match=r"has the format None, expected .unmask-certificate/2"):
         open_model_folder(copy)
     (copy / CERTIFICATE).write_text("{")
-    with pytest.raises(FormatError, match="is not JSON"):
+    with pytest.raises(FormatError, match=r"certificate\.json is damaged"):
         open_model_folder(copy)
     (copy / CERTIFICATE).unlink()
     with pytest.raises(FormatError, match=r"has no certificate.json"):
@@ -204,9 +206,9 @@ def test_a_model_without_contract_or_with_an_older_one_is_refused(pipeline: Pipe
     model = onnx.load(str(copy / SCORER))
     for entry in model.metadata_props:
         if entry.key == KEY:
-            entry.value = entry.value.replace("unmask-contract/3", "unmask-contract/0")
+            entry.value = entry.value.replace("unmask-contract/4", "unmask-contract/0")
     onnx.save(model, str(copy / SCORER))
-    with pytest.raises(FormatError, match=r"'unmask-contract/0', expected 'unmask-contract/3'"):
+    with pytest.raises(FormatError, match=r"'unmask-contract/0', expected 'unmask-contract/4'"):
         FusedModel(copy / SCORER, "cpu")
 
 

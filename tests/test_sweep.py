@@ -22,11 +22,10 @@ from click.testing import CliRunner
 from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
 from extract.lock import Lock, is_other_process
 from tests.train_data import CacheRecipe, make_cache, write_features
-from train.config import HeadShape
-from train.fit import SMOOTHED as SMOOTHED_BY_FITS
+from train.config import SMOOTHED, HeadShape
 from train.sweep.document import SweepIdentity, load_document
 from train.sweep.report import describe_trial, name_head, summarise_sweep
-from train.sweep.run import SMOOTHED, Refit, Standing, Sweep, SweepConfig, _Lead, rank_trials, run_sweep, value_trial
+from train.sweep.run import Refit, Standing, Sweep, SweepConfig, _Lead, rank_trials, run_sweep, value_trial
 from train.sweep.space import SearchSpace
 from train.sweep.study import Study, Trial
 from train.sweep.workers import Crew, Death, Event, Report, TrialEnd, Work
@@ -267,7 +266,7 @@ def test_a_trial_that_diverged_counts_as_pruned_with_its_reason(tmp_path: Path) 
 
 
 def test_a_trial_is_worth_its_best_epoch_smoothed_over_the_epochs_that_a_fit_smooths_over() -> None:
-    assert SMOOTHED == SMOOTHED_BY_FITS == 5
+    assert SMOOTHED == 5  # the fits read the same
     lucky = [1.0, 0.5, 0.5, 0.5, 0.5, 0.5]  # one lucky epoch at the start
     assert value_trial(lucky) == pytest.approx(0.6)
     assert value_trial([0.5, 0.6, 0.7, 0.8, 0.9, 0.4, 0.4]) == pytest.approx(0.7)

@@ -9,9 +9,9 @@ import torch
 from extract.errors import DeviceError, UnmaskError
 from tests.train_data import CacheRecipe, make_cache
 from train.batches import BatchReader
-from train.config import FitConfig, HeadConfig
+from train.config import SMOOTHED, FitConfig, HeadConfig
 from train.dataset import ClipData, select_usable
-from train.fit import SMOOTHED, FitPlan, FittedHead, choose_device, fit_head
+from train.fit import FitPlan, FittedHead, choose_device, fit_head
 from train.heads.head import Head
 from train.predict import predict_clips, predict_videos
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from extract.cache import VideoRecord
 from extract.errors import UnmaskError, UsageError
 from tests.train_data import make_record
-from train.dataset import name_groups
+from train.operating_points import name_groups
 from train.splits import Assignment, Overlap, assign_folds, assign_splits, find_overlap
 
 Labels = NDArray[np.int64]

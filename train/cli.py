@@ -118,7 +118,7 @@ def _tabulate(run: Run) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from train.plots import format_estimate
+    from train.measures.metrics import format_estimate
 
     document = run.document
     backbone = "UNTRAINED backbone (random weights: these scores mean nothing)" if document.untrained_backbone else ""

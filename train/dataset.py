@@ -81,13 +81,17 @@ def open_clip_data(path: Path, memory: int | None = None) -> Iterator[ClipData]:
     with ExitStack() as stack:
         with open_cache(path) as cache:
             dim = cache.fingerprint.backbone.dim
+            tables = cache.videos, cache.clips, cache.read_areas()  # before the plan, which counts what is there
             most_bytes = plan_memory(2 * dim * cache.rows, memory)
+            rows: FeatureRows
             if most_bytes is None:
                 features = np.empty((cache.rows, dim), np.float16)
                 read_rows(cache, 0, features)
-                data = read_clip_data(cache, RowsInMemory(torch.from_numpy(features)))
+                rows = RowsInMemory(torch.from_numpy(features))
             else:
-                data = read_clip_data(cache, stack.enter_context(closing(StreamedRows(path, dim, most_bytes))))
+                rows = stack.enter_context(closing(StreamedRows(path, dim, most_bytes)))
+            data = _make_data(path, cache.fingerprint, *tables, rows)
+        del tables
         yield data
 
 

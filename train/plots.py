@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from train.fit import Epoch
-from train.measures.metrics import Estimate, Metrics, Predictions
+from train.measures.metrics import Metrics, Predictions, format_estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,15 +116,6 @@ def draw_loss(curve: Sequence[Epoch], best_epoch: int, data_name: str, count: st
     panels[-1].set_xlabel("epoch")
     set_title(panels[0], data_name, f"{count}, {len(curve)} epochs")
     save_png(figure, path)
-
-
-def format_estimate(estimate: Estimate, digits: int = 3) -> str:
-    """`0.930 [0.881, 0.972]`, without the interval where there is none, `undefined` without a value."""
-    if estimate.value is None:
-        return "undefined"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
 def start_figure(width: float, height: float) -> tuple[Figure, Axes]:

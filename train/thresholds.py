@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,8 +150,7 @@ class Threshold(Spec):
 
 def decide(prob: float, threshold: Threshold) -> Decision:
     """What a probability is taken for; in the band, other validation persons might have turned it round."""
-    decision: Decision = decide_each(np.array(prob), threshold.value, threshold.low, threshold.high).item()
-    return decision
+    return cast(Decision, decide_each(np.array(prob), threshold.value, threshold.low, threshold.high).item())
 
 
 def decide_each(probs: Floats, value: Floats | float, low: Floats | float, high: Floats | float) -> NDArray[np.str_]:

@@ -9,8 +9,7 @@ from extract.audit.report import count_noun
 from train.evaluation.evaluate import Evaluation
 from train.evaluation.judged import SEEN
 from train.evaluation.transfer import Transfer
-from train.measures.metrics import FRAME_RESAMPLES, Estimate, Metrics
-from train.plots import format_estimate
+from train.measures.metrics import FRAME_RESAMPLES, Estimate, Metrics, format_estimate
 
 UNTRAINED = "UNTRAINED BACKBONE: its weights are random, so these figures say nothing about finding deepfakes"
 DEMONSTRATION = "DEMONSTRATION: this model was made to show the pipeline and detects nothing reliably"

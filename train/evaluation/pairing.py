@@ -15,8 +15,7 @@ from train.evaluation.judged import SEEN, stack_rows
 from train.evaluation.transfer import list_labels
 from train.measures.clusters import Clusters, choose_clusters
 from train.measures.compare import Comparison, compare
-from train.measures.metrics import Predictions
-from train.plots import format_estimate
+from train.measures.metrics import Predictions, format_estimate
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from train.evaluation.account import Account
-from train.plots import BLUE, GREY, INK, ORANGE, PALE, PAPER, format_estimate
+from train.measures.metrics import format_estimate
+from train.plots import BLUE, GREY, INK, ORANGE, PALE, PAPER
 
 TEMPLATES = Path(__file__).parent / "templates"
 # The page's own colours, which are others in the dark, in the place of the pictures'.

@@ -41,6 +41,15 @@ class Estimate(Spec):
     high: float | None = None
 
 
+def format_estimate(estimate: Estimate, digits: int = 3) -> str:
+    """`0.930 [0.881, 0.972]`, without the interval where there is none, `undefined` without a value."""
+    if estimate.value is None:
+        return "undefined"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
 class Confusion(Spec):
     """Counts of videos; fake is positive. Of several seeds, those of the first."""
 

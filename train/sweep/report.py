@@ -139,7 +139,7 @@ def tabulate_run(sweep: Sweep) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from train.plots import format_estimate
+    from train.measures.metrics import format_estimate
 
     table = Table(title="the best configuration", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("judged by")

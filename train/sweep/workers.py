@@ -146,7 +146,7 @@ class Crew:
 
     def start(self, work: Work) -> None:
         """Gives a trial to a worker that has none."""
-        idle = [worker for worker in self._workers if worker.trial is None]
+        idle = [worker for worker in self._workers if worker.trial is None and worker.process.is_alive()]
         worker = idle[0] if idle else _start(_serve, self._handle, self.division, self._plan)
         if not idle:
             self._workers.append(worker)
