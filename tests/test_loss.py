@@ -19,6 +19,7 @@ from export.verify import verify_model
 from extract.backbones import Backbone
 from extract.calibration import CalibrationCrops
 from extract.errors import MismatchError, UnmaskError
+from extract.files import hash_file
 from extract.manifest import write_manifest
 from extract.precision import MOST_TYPICAL_ERROR, halve_backbone, quantise_backbone
 from extract.synthetic import make_crops
@@ -109,8 +110,10 @@ def test_the_backbone_of_the_cache_replaces_nothing(pipeline: Pipeline) -> None:
 
 def test_videos_say_what_the_cache_says(pipeline: Pipeline) -> None:
     found = measure(pipeline, pipeline.model)
-    assert (found.status, found.compared, found.n_fake, found.n_real) == ("passed", 18, 9, 9)  # 24 with copies
-    assert sum(found.roles.values()) == 18
+    assert found.status == "passed"
+    # Some cuts of the footage are the same, and are judged once.
+    once = {hash_file(video.path) for video in pipeline.videos}
+    assert found.compared == found.n_fake + found.n_real == sum(found.roles.values()) == len(once)
     assert found.roles["train"] > found.roles["test"] > 0
     assert found.agreed == found.decided
     assert found.prob_error is not None
@@ -123,7 +126,7 @@ def test_videos_that_the_cache_has_not_are_scored_and_not_compared(pipeline: Pip
     found = measure(pipeline, pipeline.model, cache=tmp_path / "gone.h5")
     assert (found.status, found.compared, found.decided) == ("not measured", 0, 0)
     assert found.agreement is None
-    assert found.n_fake == 9
+    assert found.n_fake > 0
     assert "none of them is in the cache" in found.describe()
 
 
