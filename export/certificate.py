@@ -43,7 +43,7 @@ class Check(Spec):
         errors = {
             "probabilities": self.prob_error,
             "logits": self.logit_error,
-            "95 % of logits": self.logit_error_p95,
+            "95 % of frame logits": self.logit_error_p95,
             "features": self.feature_error,
             "features typically": self.typical_error,
         }

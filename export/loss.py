@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,32 +45,42 @@ def check_loss(backbone: Backbone, head: CalibratedHead, cache: Path | None, exp
     if isinstance(samples, str):
         return Check(name=name, status="not measured", detail=samples)
     found = backbone.embed(samples.crops)
-    ours, theirs = (_score_frames(head, features) for features in (found, samples.features))
-    prob_error = float(np.abs(apply_sigmoid(ours) - apply_sigmoid(theirs)).max())
+    ours, theirs = (_score(head, features) for features in (found, samples.features))
+    prob_error = float(np.abs(apply_sigmoid(ours.clips) - apply_sigmoid(theirs.clips)).max())
     typical = measure_typical_error(found, samples.features)
     limits = [f"features within {MOST_TYPICAL_ERROR[precision]} deviations typically"]
     within = typical <= MOST_TYPICAL_ERROR[precision]
     if precision == "fp16":
-        limits.append(f"probabilities within {MOST_HALF_PROB_ERROR}")
+        limits.append(f"probabilities of clips within {MOST_HALF_PROB_ERROR}")
         within = within and prob_error <= MOST_HALF_PROB_ERROR
     return Check(
         name=name,
         status="passed" if within else "failed",
         detail=", ".join(limits),
+        clips=len(ours.clips),
         frames=len(found),
-        logit_error_p95=float(np.quantile(np.abs(ours - theirs), 0.95)),
+        logit_error_p95=float(np.quantile(np.abs(ours.frames - theirs.frames), 0.95)),
         prob_error=prob_error,
         feature_error=measure_feature_error(found, samples.features),
         typical_error=typical,
     )
 
 
-def _score_frames(head: CalibratedHead, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Calibrated logits (n,) of frames (n, D), in clips of SAMPLE_FRAMES."""
+@dataclass(frozen=True)
+class _Logits:
+    """Calibrated logits of frames (n,) and of the clips that they make."""
+
+    frames: NDArray[np.float64]
+    clips: NDArray[np.float64]
+
+
+def _score(head: CalibratedHead, features: NDArray[np.float32]) -> _Logits:
+    """What the head says of frames (n, D), in clips of SAMPLE_FRAMES."""
     clips = torch.split(torch.from_numpy(features), SAMPLE_FRAMES)
     with torch.inference_mode():
-        logits = [head.head(clip.unsqueeze(0), torch.tensor([len(clip)]))[0][0] for clip in clips]
-    return head.slope * torch.cat(logits).double().numpy() + head.intercept
+        found = [head.head(clip.unsqueeze(0), torch.tensor([len(clip)])) for clip in clips]
+    frames, of_clips = (torch.cat([one[part].flatten() for one in found]).double().numpy() for part in (0, 1))
+    return _Logits(head.slope * frames + head.intercept, head.slope * of_clips + head.intercept)
 
 
 def settle_losses(

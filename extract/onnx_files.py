@@ -74,6 +74,13 @@ def drop_traces(model: ModelProto) -> None:
     del graph.metadata_props[:]
 
 
+def name_nodes(model: ModelProto) -> ModelProto:
+    """Gives every node behind the normalisation a name of its own, by which it can be left out of a conversion."""
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name if node.name.startswith(FRONT) else f"{node.op_type}/{number}"
+    return model
+
+
 def accept_pixels(
     model: ModelProto, input_name: str, size_px: int, mean: Sequence[float], std: Sequence[float]
 ) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.errors import FormatError
-from extract.onnx_files import FRONT, align_versions, load_model
+from extract.onnx_files import FRONT, align_versions, load_model, name_nodes
 
 if TYPE_CHECKING:
     from onnx.onnx_pb import ModelProto
@@ -42,7 +42,7 @@ def quantise_network(parent: Path, crops: NDArray[np.uint8]) -> ModelProto:
     with TemporaryDirectory() as folder, _quietly():
         prepared, written = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(str(parent), str(prepared), skip_symbolic_shape=True)
-        model = _name_nodes(load_model(prepared))
+        model = name_nodes(load_model(prepared))
         quantize_static(
             model,
             str(written),
@@ -72,13 +72,6 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logging.getLogger().setLevel(level)
-
-
-def _name_nodes(model: ModelProto) -> ModelProto:
-    """Gives every node a name of its own, by which it can be left out; foreign files may have none."""
-    for number, node in enumerate(model.graph.node):
-        node.name = node.name if node.name.startswith(FRONT) else f"{node.op_type}/{number}"
-    return model
 
 
 def _list_kept(model: ModelProto) -> list[str]:
