@@ -9,8 +9,18 @@ from onnx import TensorProto
 from onnx.onnx_pb import ValueInfoProto
 
 from export.certificate import FileFacts, Tensor
+from extract.backbones import MEANINGS as BACKBONE_MEANINGS
 from extract.files import hash_file
 from extract.onnx_files import load_model
+
+# Of files whose bytes are older than their documentation: another byte would be another detector.
+MEANINGS = {
+    **BACKBONE_MEANINGS,
+    "frames": "uint8 (N, H, W, 3): RGB frames; preprocessing is inside",
+    "loc": "float32 (N, P, 4): boxes relative to the P priors, whose decoding extract/retinaface.py owns",
+    "conf": "float32 (N, P, 2): probabilities of background and face",
+    "landmarks": "float32 (N, P, 10): five points relative to the priors",
+}
 
 
 def describe_file(path: Path) -> FileFacts:
@@ -36,5 +46,5 @@ def _describe_tensor(value: ValueInfoProto) -> Tensor:
         name=value.name,
         type=TensorProto.DataType.Name(kind.elem_type).lower(),
         shape=tuple(d.dim_param if d.HasField("dim_param") else d.dim_value for d in kind.shape.dim),
-        meaning=value.doc_string,
+        meaning=value.doc_string or MEANINGS.get(value.name, ""),
     )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import compose
 
-from extract.backbones import FORMAT, KEY, Backbone, measure_feature_error
+from extract.backbones import FORMAT, KEY, MEANINGS, Backbone, measure_feature_error
 from extract.calibration import read_calibration
 from extract.errors import FormatError, UnmaskError, UsageError
 from extract.files import hash_file
@@ -264,7 +264,7 @@ def _write_checked(
     document = {**description, "format": FORMAT, "dim": dim, "crop_px": size_px, "precision": "fp32", "parent": None}
     with TemporaryDirectory() as folder:
         trial = Path(folder) / "backbone.onnx"
-        save_model(model, trial, KEY, document)
+        save_model(model, trial, KEY, document, MEANINGS)
         backbone = Backbone(trial, "cpu")
         alone = np.concatenate([backbone.embed(crop[None]) for crop in crops])
         errors = [measure_feature_error(found, expected) for found in (backbone.embed(crops), alone)]
@@ -274,5 +274,6 @@ def _write_checked(
             f"the backbone file differs from its source by {error:.2g} deviations of a feature, "
             f"at most {MOST_FEATURE_ERROR} is accepted; nothing was written"
         )
-    save_model(model, out, KEY, {**document, "parity": {"crops": len(crops), "most_deviations": error}})
+    parity = {"crops": len(crops), "most_deviations": error}
+    save_model(model, out, KEY, {**document, "parity": parity}, MEANINGS)
     return Backbone(out, "cpu").spec

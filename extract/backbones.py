@@ -15,6 +15,10 @@ from extract.specs import BackboneSpec
 
 FORMAT = "unmask-backbone/1"
 KEY = "unmask.backbone"
+MEANINGS = {
+    "crops": "uint8 (N, S, S, 3): RGB face crops; normalisation is inside",
+    "features": "float32 (N, D): what the network's classifying layer would receive",
+}
 BATCH = 16  # ResNeXt-50 on a CPU is no faster beyond, and memory grows
 CUDA_BATCH = 64  # not measured: no GPU was at hand, and 16 crops are little work for one
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.backbones import FORMAT, KEY, Backbone, measure_feature_error, measure_typical_error
+from extract.backbones import FORMAT, KEY, MEANINGS, Backbone, measure_feature_error, measure_typical_error
 from extract.calibration import CalibrationCrops
 from extract.errors import FormatError, UnmaskError, UsageError
 from extract.files import write_aside
@@ -168,7 +168,7 @@ class _Conversion:
         described = spec.model_dump(mode="json", exclude={"sha256"}) | (self.notes or {})
         document = {**described, "format": FORMAT, "precision": self.precision, "parent": spec.sha256}
         try:
-            save_model(change(), path, KEY, document)
+            save_model(change(), path, KEY, document, MEANINGS)
         except UnmaskError:
             raise
         except Exception as error:  # the converters, onnx and its checker each have their own errors
