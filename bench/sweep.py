@@ -32,6 +32,7 @@ from train.splits import assign_splits
 MB = 1 << 20
 LARGER = 8  # times the cache, so that a quarter of it holds torch too
 PARTS = ("epoch", "streaming", "sweep")
+POLL_S = 5.0  # to add up the pages of all processes takes a twentieth of a second
 
 
 def main() -> None:
@@ -172,15 +173,17 @@ def measure_sweep(cache: Path, folder: Path, trials: int, jobs: int) -> dict[str
     out = folder / f"sweep{jobs}"
     command = [sys.executable, "-m", "unmask", "sweep", str(cache), "--out", str(out), "--trials", str(trials)]
     begun = time.perf_counter()
+    most = {"trials": 0, "refit": 0}
     with subprocess.Popen([*command, "--jobs", str(jobs), "--json"], stdout=subprocess.PIPE, text=True) as sweep:
-        most = 0
         while sweep.poll() is None:
-            most = max(most, sum_memory(sweep.pid))
-            time.sleep(1.0)
+            phase = "refit" if any(out.glob(".best*")) else "trials"
+            most[phase] = max(most[phase], sum_memory(sweep.pid))
+            time.sleep(POLL_S)
         printed = sweep.stdout.read() if sweep.stdout else ""
     if sweep.returncode:
         raise SystemExit(f"the sweep ended with {sweep.returncode}")
-    return {"jobs": jobs, "wall_s": time.perf_counter() - begun, "most_memory_mb": most / MB, **json.loads(printed)}
+    memory = {f"most_memory_{phase}_mb": size / MB for phase, size in most.items()}
+    return {"jobs": jobs, "wall_s": time.perf_counter() - begun, **memory, **json.loads(printed)}
 
 
 def sum_memory(pid: int) -> int:
