@@ -1,6 +1,7 @@
-"""A process that does nothing but decode: `python -m extract.decoder FD`, the other end of `extract/isolation.py`.
+"""A process that does nothing but decode: `python -m extract.decoder FD LIMITS`, the other end of `isolation.py`.
 
-Words go as lines of JSON, frames through the memory behind the file descriptor FD. From the parent:
+Words go as lines of JSON, frames through the memory behind the file descriptor FD. LIMITS are MediaLimits as JSON,
+under which the process puts itself. From the parent:
     {"open": PATH, "threads": N}   then {"read": [INSTANTS]}, and {"free": N} for every N frames it has taken
 To the parent:
     {"facts": {...}}, then {"frame": {...}} each, then {"end": {"note": TEXT, "busy_s": SECONDS}}; or
@@ -24,15 +25,20 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from extract.errors import VideoError
-from extract.video import Frame, Video, open_video
+from extract.confinement import confine_process, grant_processor
+from extract.errors import Reason, VideoError
+from extract.limits import SLOWEST_BYTES_PER_S, MediaLimits
+from extract.video import Frame, Video, describe_shortage, open_video
 
 BUFFER_BYTES = 64 << 20
 MOST_FRAMES = 32
 
 
 class FrameBuffer:
-    """Shared memory for some frames in a row, each freed in the order in which it was filled."""
+    """Shared memory for some frames in a row, each freed in the order in which it was filled.
+
+    The parent has made it as large as two of the largest frames, and nobody can change that.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -40,6 +46,7 @@ class FrameBuffer:
         self._slots = 0
         self._next = 0
         self._free = Semaphore(0)
+        self._memory: mmap.mmap | None = None
 
     def store(self, frame: Frame) -> int:
         """Waits for room, copies the picture, and returns where it begins."""
@@ -48,6 +55,7 @@ class FrameBuffer:
         self._free.acquire()
         offset = self._next * self._slot_bytes
         self._next = (self._next + 1) % self._slots
+        assert self._memory is not None  # made for the first frame
         place = np.frombuffer(self._memory, np.uint8, frame.rgb.nbytes, offset)
         np.copyto(place, frame.rgb.reshape(-1))
         return offset
@@ -59,21 +67,19 @@ class FrameBuffer:
     def _enlarge(self, frame_bytes: int) -> None:
         for _ in range(self._slots):
             self._free.acquire()
-        self._slot_bytes = frame_bytes
-        self._slots = max(2, min(MOST_FRAMES, BUFFER_BYTES // frame_bytes))
-        self._next = 0
-        size = self._slots * frame_bytes
-        if size > os.fstat(self._descriptor).st_size:
-            os.ftruncate(self._descriptor, size)
-        self._memory = mmap.mmap(self._descriptor, size)
-        self._free.release(self._slots)
+        self._memory, self._slot_bytes, self._slots = None, 0, 0
+        slots = max(2, min(MOST_FRAMES, BUFFER_BYTES // frame_bytes))
+        self._memory = mmap.mmap(self._descriptor, slots * frame_bytes)
+        self._slot_bytes, self._slots, self._next = frame_bytes, slots, 0
+        self._free.release(slots)
 
 
 class DecoderServer:
     """Answers the parent, one video after the other."""
 
-    def __init__(self, buffer: FrameBuffer, source: TextIO, sink: TextIO) -> None:
+    def __init__(self, buffer: FrameBuffer, limits: MediaLimits, source: TextIO, sink: TextIO) -> None:
         self._buffer = buffer
+        self._limits = limits
         self._source = source
         self._sink = sink
         self._requests: SimpleQueue[dict[str, Any]] = SimpleQueue()
@@ -87,25 +93,38 @@ class DecoderServer:
             request = self._requests.get()
             try:
                 if "open" in request:
-                    video = open_video(Path(request["open"]), request["threads"])
-                    self._say({"facts": asdict(video.facts)})
+                    video = None
+                    video = self._open(Path(request["open"]), request["threads"])
                 else:
                     assert video is not None  # a parent opens before it reads
                     self._read(video, np.array(request["read"], np.float64))
             except VideoError as error:
                 self._say({"refused": [error.reason, error.detail]})
+            except MemoryError:
+                detail = describe_shortage(Path(request["open"]) if video is None else video.path)
+                self._say({"refused": [Reason.OUT_OF_MEMORY, detail]})
 
     def _listen(self) -> None:
         """A thread of its own: it frees frames while decoding goes on, and sees that the parent is gone."""
-        for line in self._source:
-            message = json.loads(line)
-            if "free" in message:
-                self._buffer.free(message["free"])
-            else:
-                self._requests.put(message)
-        os._exit(0)
+        try:
+            for line in self._source:
+                message = json.loads(line)
+                if "free" in message:
+                    self._buffer.free(message["free"])
+                else:
+                    self._requests.put(message)
+        finally:  # whatever happens: a process that listens no more would stay for ever
+            os._exit(0)
+
+    def _open(self, path: Path, threads: int) -> Video:
+        size = path.stat().st_size if path.is_file() else 0
+        grant_processor(self._limits.cpu_base_s + size / SLOWEST_BYTES_PER_S)
+        video = open_video(path, threads, self._limits)
+        self._say({"facts": asdict(video.facts)})
+        return video
 
     def _read(self, video: Video, instants: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+        grant_processor(self._limits.cpu_base_s + self._limits.cpu_s_per_s * video.facts.footage_s)
         busy_s = 0.0
         frames: Iterator[tuple[slice, Frame]] = video.read_at(instants)
         while True:
@@ -130,7 +149,9 @@ def main() -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, sys.stdout.fileno())
     os.dup2(silence, sys.stderr.fileno())
-    DecoderServer(FrameBuffer(int(sys.argv[1])), sys.stdin, sink).serve()
+    limits = MediaLimits(**json.loads(sys.argv[2]))
+    confine_process(limits)
+    DecoderServer(FrameBuffer(int(sys.argv[1])), limits, sys.stdin, sink).serve()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import selectors
@@ -12,21 +13,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract.errors import Reason, UnmaskError, VideoError
+from extract.limits import DEFAULT_LIMITS, SLOWEST_BYTES_PER_S, MediaLimits
 from extract.video import Frame, VideoFacts
 
 COMMAND = (sys.executable, "-m", "extract.decoder")
 LIMIT_S = 60.0
-SLOWEST_BYTES_PER_S = 10e6  # of a disk or a network, while a file's packets are counted
 CLIP_S = 10.0  # the footage that one limit is for
 START_S = 60.0  # Python and FFmpeg, on a machine that is busy
 MOST_PATIENCE_S = 3600.0  # whatever duration a file claims
+MOST_MESSAGE_BYTES = 1 << 20
+LEAST_SHARED_BYTES = 64 << 20  # room for many small frames
+DYING_S = 5.0
+# Each thread of a decoder would reserve 64 MiB of the address space it may have, and each of numpy's another 32.
+THRIFT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class IsolatedVideo:
@@ -54,41 +61,54 @@ class IsolatedVideo:
 class DecoderProcess:
     """One decoder process, started when it is needed and again after a file that ended it.
 
-    `limit_s` bounds the wait for each frame, and the wait for all frames of ten seconds of footage. Not for several
-    threads: each has its own.
+    `limit_s` bounds the wait for each frame, and the wait for all frames of ten seconds of footage. `limits` bound
+    what the process may take, and what files it reads at all. Not for several threads: each has its own.
     """
 
-    def __init__(self, limit_s: float = LIMIT_S, threads: int = 0) -> None:
+    def __init__(self, limit_s: float = LIMIT_S, threads: int = 0, limits: MediaLimits = DEFAULT_LIMITS) -> None:
         self._limit_s = limit_s
         self._threads = threads
+        self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False  # it has said that it is
         self._selector = selectors.DefaultSelector()
         self._aborted = False
         self._frames = -1  # descriptor of the shared memory
         self._memory: mmap.mmap | None = None
         self._pending = b""  # the beginning of a message
 
+    def launch(self) -> None:
+        """Starts the process without waiting until it is ready; `open` does both where need be."""
+        if self._process is None or (self._ready and self._process.poll() is not None):
+            self.close()
+            self._start()
+
     def open(self, path: Path) -> IsolatedVideo:
         """Opens a file; raises VideoError for anything that is not a readable video.
 
         Raises UnmaskError where no decoder process can be started, which is no fault of the file.
         """
-        if self._process is None or self._process.poll() is not None:
-            self.close()
-            self._start()
+        self.launch()
+        if not self._ready:
+            self._await_start()
         self._say({"open": os.fspath(path), "threads": self._threads}, path)
         patience_s = self._limit_s + _measure_size(path) / SLOWEST_BYTES_PER_S
         answer = self._hear(patience_s, path)
-        return IsolatedVideo(self, path, VideoFacts(**answer["facts"]))
+        try:
+            facts = VideoFacts(**answer["facts"])
+        except (KeyError, TypeError):
+            self._distrust(path)
+        return IsolatedVideo(self, path, facts)
 
     def read(
         self, path: Path, facts: VideoFacts, instants: NDArray[np.float64]
     ) -> Generator[tuple[slice, Frame], None, dict[str, Any]]:
         """The frames of the file opened last; the generator returns how reading ended."""
         self._say({"read": instants.tolist()}, path)
-        longest_gap_s = float(np.diff(instants, prepend=0.0, append=facts.duration_s).max())
+        footage_s = facts.footage_s
+        longest_gap_s = min(footage_s, float(np.diff(instants, prepend=0.0, append=facts.duration_s).max()))
         wait_s = self._limit_s * max(1.0, longest_gap_s / CLIP_S)
-        left_s = self._limit_s * (1 + facts.duration_s / CLIP_S)
+        left_s = self._limit_s * (1 + footage_s / CLIP_S)
         finished = False
         try:
             while True:
@@ -99,10 +119,14 @@ class DecoderProcess:
                     finished = True
                     end: dict[str, Any] = answer["end"]
                     return end
-                place = answer["frame"]
-                frame = Frame(place["time_s"], self._copy(place["offset"], tuple(place["shape"])))
+                try:
+                    place = answer["frame"]
+                    served = slice(place["first"], place["stop"])
+                    frame = Frame(place["time_s"], self._copy(place["offset"], tuple(place["shape"])))
+                except (KeyError, TypeError, ValueError):
+                    self._distrust(path)
                 self._say({"free": 1}, path)
-                yield slice(place["first"], place["stop"]), frame
+                yield served, frame
         except VideoError:
             finished = True
             raise
@@ -127,6 +151,7 @@ class DecoderProcess:
                 assert stream is not None  # all are pipes
                 stream.close()
         self._selector.close()
+        self._ready = False
         self._memory = None
         if self._frames >= 0:
             os.close(self._frames)
@@ -138,7 +163,8 @@ class DecoderProcess:
         if sys.platform == "win32":
             raise UnmaskError("videos are decoded in processes that need Linux or macOS; on Windows, use WSL")
         try:
-            self._frames = _create_memory()
+            self._frames = _create_memory(max(LEAST_SHARED_BYTES, 2 * 3 * self._limits.most_pixels))
+            self._memory = mmap.mmap(self._frames, 0, prot=mmap.PROT_READ)
             self._launch()
         except OSError as error:
             self.close()
@@ -146,20 +172,19 @@ class DecoderProcess:
                 f"no decoder process can be started: {error.strerror}; free some memory, raise `ulimit -n`, or take "
                 "fewer --decoders"
             ) from error
-        self._await_start()
 
     def _launch(self) -> None:
         self._pending = b""
         # What this process imports, the other imports, and nothing that lies in the folder it is started in.
         places = os.pathsep.join(place or os.getcwd() for place in sys.path)
-        self._process = subprocess.Popen(  # noqa: S603 - our own module, and a number
-            [*COMMAND, str(self._frames)],
+        self._process = subprocess.Popen(  # noqa: S603 - our own module, and numbers
+            [*COMMAND, str(self._frames), json.dumps(asdict(self._limits))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=[self._frames],
             bufsize=0,
-            env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": places},
+            env={**os.environ, **THRIFT, "PYTHONSAFEPATH": "1", "PYTHONPATH": places},
             start_new_session=True,  # Ctrl-C is for the parent, which ends its decoders itself
         )
         self._selector.close()
@@ -178,10 +203,13 @@ class DecoderProcess:
                 errors.read().decode(errors="replace").strip().splitlines() if error.reason != Reason.TIMED_OUT else []
             )
             self.close()
+            if self._aborted:
+                raise UnmaskError("decoding was ended") from error
             raise UnmaskError(
                 f"the decoder process does not start: {said[-1] if said else error.detail}; run `unmask doctor`"
             ) from error
         errors.close()
+        self._ready = True
 
     def _say(self, message: dict[str, Any], path: Path) -> None:
         assert self._process is not None  # started by `open`
@@ -210,34 +238,62 @@ class DecoderProcess:
             if not chunk:
                 self._explain_death(path)
             self._pending += chunk
+            if len(self._pending) > MOST_MESSAGE_BYTES:
+                self._distrust(path)
         line, _, self._pending = self._pending.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
-        if "refused" in message:
-            reason, detail = message["refused"]
-            raise VideoError(Reason(reason), detail)
+        try:
+            message: dict[str, Any] = json.loads(line)
+            refusal = VideoError(Reason(message["refused"][0]), message["refused"][1]) if "refused" in message else None
+        except (KeyError, TypeError, ValueError):
+            self._distrust(path)
+        if refusal is not None:
+            if refusal.reason == Reason.OUT_OF_MEMORY:
+                self.close()  # the next video begins with all that a process may have
+            raise refusal
         return message
 
-    def _explain_death(self, path: Path) -> None:
+    def _distrust(self, path: Path) -> NoReturn:
+        """A file has taken the decoder over, or destroyed its memory."""
+        self.close()
+        raise VideoError(Reason.DECODER_CRASHED, f"the decoder was ended: on {path} it answered what makes no sense")
+
+    def _explain_death(self, path: Path) -> NoReturn:
         assert self._process is not None  # started by `open`
-        code = self._process.wait()
+        try:
+            code = self._process.wait(DYING_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
         if self._process.stderr is None or self._process.stderr.closed:
             self.close()
+        if code == -signal.SIGXCPU:
+            raise VideoError(
+                Reason.TIMED_OUT,
+                f"the decoder was ended: {path} took more processor time than its share of the footage allows",
+            )
         how = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
         raise VideoError(Reason.DECODER_CRASHED, f"the decoder died on {path} ({how})")
 
     def _copy(self, offset: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-        """A frame out of the shared memory, which may have grown since the last one."""
-        size = int(np.prod(shape))
-        if self._memory is None or len(self._memory) < offset + size:
-            self._memory = mmap.mmap(self._frames, 0)
-        return np.frombuffer(self._memory, np.uint8, size, offset).reshape(shape).copy()
+        """A frame out of the shared memory."""
+        assert self._memory is not None  # made with the process
+        return np.frombuffer(self._memory, np.uint8, math.prod(shape), offset).reshape(shape).copy()
 
 
-def _create_memory() -> int:
-    """A file that lies in memory where the system can, has no name, and is gone with the last process that holds it."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("unmask-frames")
+def _create_memory(size: int) -> int:
+    """A file that lies in memory where the system can, has no name, and is gone with the last process that holds it.
+
+    It takes no more than what is written to it. Its size is fixed, so that the other process cannot pull it away.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        descriptor = os.memfd_create("unmask-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(descriptor, size)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return descriptor
     with tempfile.TemporaryFile() as file:
+        os.ftruncate(file.fileno(), size)
         return os.dup(file.fileno())
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import av
 import numpy as np
@@ -14,12 +16,14 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from extract.errors import Reason, VideoError
+from extract.limits import DEFAULT_LIMITS, MediaLimits
 from extract.packets import PacketIndex, ReadingPlan, holds_idr, plan_reading
 
 # Playlists and patterns can make FFmpeg open other files, whatever the name of this one says.
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-MOST_PIXELS = 8192 * 8192
+WIDEST_PIXEL = 10.0  # of its height; a file that claims more is wrong, or wants our memory
+MOST_THREADS = 16  # that FFmpeg takes by itself
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class VideoFacts:
     frames: int
     duration_s: float
 
+    @property
+    def footage_s(self) -> float:
+        """The seconds that reading may be charged to: a frame that claims to last for longer than one counts as one."""
+        return min(self.duration_s, float(self.frames))
+
 
 @dataclass(frozen=True)
 class _Shown:
@@ -61,8 +70,9 @@ class Video:
     `note` tells what was wrong with a file that could still be used; ask after reading.
     """
 
-    def __init__(self, path: Path, scan: _Scan, threads: int = 0) -> None:
+    def __init__(self, path: Path, scan: _Scan, threads: int = 0, limits: MediaLimits = DEFAULT_LIMITS) -> None:
         """`threads` is how many the decoder may use; 0 leaves it to FFmpeg."""
+        self._limits = limits
         self.path = path
         self.facts = scan.facts
         self.note = scan.note
@@ -111,26 +121,38 @@ class Video:
             late_s = np.abs(plan.on_screen_s[served] - shown.time_s)
             if shown.raw.is_corrupt or late_s.max(initial=0.0) > 1e-6:
                 raise _MissedError
-        return _convert(shown, self.path)
+        return _convert(shown, self.path, self._limits)
 
     def _decode(self, plan: ReadingPlan | None) -> Iterator[_Shown]:
         """Frames in order of presentation; damaged packets are left out and noted."""
         first = self._find_first()
         latest = 0.0
-        with _open_container(self.path) as container:
+        mean_s = self.facts.duration_s / self.facts.frames
+        with _open_container(self.path, self._limits) as container:
             stream = _find_stream(container, self.path)
             stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = self._threads
-            pixel_ratio = float(stream.sample_aspect_ratio or 1)
+            stream.codec_context.thread_count = _count_threads(self._threads, self.facts, self._limits)
+            # A frame in the middle of a film may be of any size.
+            stream.codec_context.options = {"max_pixels": str(_most_coded_pixels(self._limits))}
+            pixel_ratio = self._read_pixel_ratio(stream)
             frames = self._decode_all(container, stream) if plan is None else self._decode_plan(container, stream, plan)
             tick_s = Fraction(stream.time_base)
             for raw in frames:
                 # Not raw.time: frames that are drained from the decoder do not know their time base.
-                known = raw.pts is not None
-                time_s = float(raw.pts) * tick_s.numerator / tick_s.denominator if known else latest + (first or 0.0)
+                if raw.pts is not None:
+                    time_s = float(raw.pts) * tick_s.numerator / tick_s.denominator
+                else:
+                    time_s = 0.0 if first is None else first + latest + mean_s
                 first = time_s if first is None else first
                 latest = max(latest, time_s - first)
                 yield _Shown(latest, raw, pixel_ratio)
+
+    def _read_pixel_ratio(self, stream: Any) -> float:
+        ratio = stream.sample_aspect_ratio or Fraction(1)
+        if 1 / WIDEST_PIXEL <= ratio <= WIDEST_PIXEL:
+            return float(ratio)
+        self.note = f"pixels of {ratio.numerator}:{ratio.denominator} make no sense and were taken for square"
+        return 1.0
 
     def _find_first(self) -> float | None:
         """Time stamp of the first frame, where the packets tell it."""
@@ -171,33 +193,82 @@ class Video:
             return []
 
 
-def open_video(path: Path, threads: int = 0) -> Video:
-    """Counts a file's packets; raises VideoError for anything that is not a readable video.
+def open_video(path: Path, threads: int = 0, limits: MediaLimits = DEFAULT_LIMITS) -> Video:
+    """Counts a file's packets; raises VideoError for anything that is not a readable video, or beyond `limits`.
 
     `threads` is how many the decoder may use; 0 leaves it to FFmpeg.
     """
+    _require_file(path)
+    with _open_container(path, limits) as container:
+        stream = _find_stream(container, path)
+        _require_modest_header(container, stream, path, limits)
+        scan = _scan_packets(container, stream, path, limits)
+    _require_modest_packets(scan.facts, path, limits)
+    return Video(path, scan, threads, limits)
+
+
+def describe_shortage(path: Path) -> str:
+    """What to say of a file whose reading failed for want of memory."""
+    return (
+        f"reading {path} takes more memory than a decoder may have; for a file that you trust, raise `memory_bytes` "
+        "of MediaLimits"
+    )
+
+
+def _require_file(path: Path) -> None:
     try:
-        if not path.is_file():
+        if not path.exists():
             raise VideoError(Reason.NOT_FOUND, f"no such file: {path}")
+        if not path.is_file():
+            raise VideoError(Reason.DECODE_ERROR, f"{path} is a folder, a device or a pipe; name a video file")
         if path.stat().st_size == 0:
             raise VideoError(Reason.DECODE_ERROR, f"{path} is empty")
     except OSError as error:
         raise VideoError(Reason.DECODE_ERROR, f"{path} cannot be opened: {error.strerror}") from error
-    with _open_container(path) as container:
-        stream = _find_stream(container, path)
-        context = stream.codec_context
-        if context.width * context.height > MOST_PIXELS:
-            raise VideoError(
-                Reason.DECODE_ERROR,
-                f"{path} has frames of {context.width}x{context.height} pixels; at most {MOST_PIXELS} are read",
-            )
-        return Video(path, _scan_packets(container, stream, path), threads)
 
 
-def _open_container(path: Path) -> Any:
+def _require_modest_header(container: Any, stream: Any, path: Path, limits: MediaLimits) -> None:
+    streams = sum(one.type != "attachment" for one in container.streams)
+    if streams > limits.most_streams:
+        _refuse(path, f"has {streams} streams", f"{limits.most_streams} are read", "most_streams")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > limits.most_pixels:
+        _refuse(path, f"has frames of {width}x{height} pixels", f"{limits.most_pixels} are read", "most_pixels")
+
+
+def _require_modest_packets(facts: VideoFacts, path: Path, limits: MediaLimits) -> None:
+    if facts.duration_s > limits.most_duration_s:
+        found = f"claims to last for {facts.duration_s:.0f} s with {facts.frames} frames"
+        _refuse(path, found, f"{limits.most_duration_s:.0f} s are read", "most_duration_s")
+    if facts.frames > limits.most_fps * max(1.0, facts.duration_s):
+        found = f"has {facts.frames} frames in {facts.duration_s:.3g} s"
+        _refuse(path, found, f"{limits.most_fps:g} frames a second are read", "most_fps")
+
+
+def _refuse(path: Path, found: str, most: str, limit: str) -> NoReturn:
+    detail = f"{path} {found}; at most {most}; for a file that you trust, raise `{limit}` of MediaLimits"
+    raise VideoError(Reason.TOO_LARGE, detail)
+
+
+def _count_threads(asked: int, facts: VideoFacts, limits: MediaLimits) -> int:
+    """As many as asked for that can hold a frame of ten bits each in a quarter of the memory."""
+    fit = max(1, limits.memory_bytes // 4 // (3 * max(1, facts.width * facts.height)))
+    return asked if fit >= MOST_THREADS else min(asked or os.cpu_count() or 1, fit)
+
+
+def _most_coded_pixels(limits: MediaLimits) -> int:
+    """Codecs store whole blocks, which may go beyond the picture."""
+    return limits.most_pixels + limits.most_pixels // 8
+
+
+def _open_container(path: Path, limits: MediaLimits) -> Any:
+    # The pixels are for the frames that FFmpeg decodes to see what is in a file.
+    options = {**OPTIONS, "max_pixels": str(_most_coded_pixels(limits))}
     try:
         # Titles in an old encoding are no reason to refuse a film.
-        return av.open("file:" + str(path.resolve()), options=OPTIONS, metadata_errors="replace")
+        return av.open("file:" + str(path.resolve()), options=options, metadata_errors="replace")
+    except MemoryError as error:
+        raise VideoError(Reason.OUT_OF_MEMORY, describe_shortage(path)) from error
     except (FFmpegError, ValueError, UnicodeError) as error:
         text = getattr(error, "strerror", None) or str(error)
         raise VideoError(Reason.DECODE_ERROR, f"{path} is not a video file that can be read: {text}") from error
@@ -207,6 +278,8 @@ def _find_stream(container: Any, path: Path) -> Any:
     streams = [s for s in container.streams.video if not s.disposition & type(s.disposition).attached_pic]
     if not streams:
         raise VideoError(Reason.NO_VIDEO_STREAM, f"{path} has no video in it, only other streams")
+    if streams[0].codec_context is None:
+        raise VideoError(Reason.DECODE_ERROR, f"the video in {path} is coded in a way that FFmpeg does not know")
     return streams[0]
 
 
@@ -219,10 +292,8 @@ class _Scan:
     note: str
 
 
-def _scan_packets(container: Any, stream: Any, path: Path) -> _Scan:
-    stamps: list[int] = []
-    keys: list[bool] = []
-    shown: list[bool] = []
+def _scan_packets(container: Any, stream: Any, path: Path, limits: MediaLimits) -> _Scan:
+    stamps, keys, shown = array("q"), bytearray(), bytearray()
     longest = 0
     stamped = True
     try:
@@ -230,18 +301,27 @@ def _scan_packets(container: Any, stream: Any, path: Path) -> _Scan:
             stamp = packet.pts if packet.pts is not None else packet.dts
             if not packet.size:
                 continue
+            if len(stamps) == limits.most_frames:
+                _refuse(path, f"has more than {limits.most_frames} frames", "that many are read", "most_frames")
             stamped &= packet.pts is not None
             if stamp is not None:
                 stamps.append(stamp)
                 keys.append(packet.is_keyframe and _begins_afresh(packet, stream))
                 shown.append(not packet.is_discard)
                 longest = max(longest, stamp + (packet.duration or 0) if shown[-1] else 0)
+    except MemoryError as error:
+        raise VideoError(Reason.OUT_OF_MEMORY, describe_shortage(path)) from error
     except FFmpegError as error:
         if not any(shown):
             raise VideoError(Reason.DECODE_ERROR, f"{path} cannot be read: {error}") from error
     if not any(shown):
         raise VideoError(Reason.DECODE_ERROR, f"{path} holds no frame")
-    index = PacketIndex(np.array(stamps), np.array(keys), np.array(shown), Fraction(stream.time_base))
+    index = PacketIndex(
+        np.frombuffer(stamps, np.int64),
+        np.frombuffer(keys, np.bool_),
+        np.frombuffer(shown, np.bool_),
+        Fraction(stream.time_base),
+    )
     times = index.stamps[index.shown]
     facts = VideoFacts(
         width=stream.codec_context.width,
@@ -285,14 +365,17 @@ def _measure_duration(times: NDArray[np.int64], longest: int, stream: Any) -> fl
     return float((longest - first) * stream.time_base)
 
 
-def _convert(shown: _Shown, path: Path) -> Frame:
+def _convert(shown: _Shown, path: Path, limits: MediaLimits) -> Frame:
     raw = shown.raw
+    width = max(1, round(raw.width * shown.pixel_ratio))
+    if width * raw.height > limits.most_pixels:
+        found = f"has frames of {width}x{raw.height} square pixels"
+        _refuse(path, found, f"{limits.most_pixels} are read", "most_pixels")
     try:
-        width = max(1, round(raw.width * shown.pixel_ratio))
-        if width * raw.height > MOST_PIXELS:
-            raise ValueError(f"{width}x{raw.height} square pixels, at most {MOST_PIXELS} are read")
         rgb = raw.to_ndarray(format="rgb24", width=width, height=raw.height, interpolation="AREA")
-    except (FFmpegError, ValueError, MemoryError) as error:
+    except MemoryError as error:
+        raise VideoError(Reason.OUT_OF_MEMORY, describe_shortage(path)) from error
+    except (FFmpegError, ValueError) as error:
         raise VideoError(Reason.DECODE_ERROR, f"a frame of {path} cannot be converted: {error}") from error
     upright = np.rot90(rgb, k=round(raw.rotation / 90) % 4)
     return Frame(shown.time_s, np.ascontiguousarray(upright))

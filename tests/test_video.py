@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.errors import Reason, VideoError
+from extract.limits import MediaLimits
 from extract.specs import EvenSampling
 from extract.video import Video, open_video
 from tests.media import (
@@ -76,9 +77,20 @@ def test_wide_pixels_are_made_square(tmp_path: Path) -> None:
     assert frame.rgb.shape == (48, 85, 3)
 
 
-def test_pixels_so_wide_that_the_picture_is_too_large_are_refused(tmp_path: Path) -> None:
+def test_pixels_of_a_senseless_shape_are_taken_for_square(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", numbered_frames(5, 64, 4096), sample_aspect=Fraction(1000, 1))
-    assert_reason(path, Reason.DECODE_ERROR)
+    video = open_video(path)
+    _, frame = next(video.read_at(np.array([0.1])))
+    assert frame.rgb.shape == (4096, 64, 3)
+    assert video.note == "pixels of 1000:1 make no sense and were taken for square"
+
+
+def test_a_picture_that_is_too_large_once_its_pixels_are_square_is_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mkv", numbered_frames(5, 64, 64), sample_aspect=Fraction(10, 1))
+    video = open_video(path, limits=MediaLimits(most_pixels=64 * 64 * 9))
+    with pytest.raises(VideoError, match="has frames of 640x64 square pixels; at most 36864 are read") as caught:
+        next(video.read_at(np.array([0.1])))
+    assert caught.value.reason == Reason.TOO_LARGE
 
 
 def test_ten_bit_video_is_read(tmp_path: Path) -> None:
