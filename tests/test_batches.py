@@ -70,17 +70,17 @@ def test_a_streamed_epoch_shows_every_clip_once_in_an_order_of_its_own(features:
 
 def test_streaming_holds_no_more_rows_than_it_may(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[int] = []
-    load = StreamedRows.load
+    fill = StreamedRows.fill
 
-    def spy(self: StreamedRows, first: int, end: int) -> torch.Tensor:
-        loaded.append((end - first) * self.dim * 2)
-        return load(self, first, end)
+    def spy(self: StreamedRows, first: int, rows: NDArray[np.float16]) -> None:
+        loaded.append(rows.nbytes)
+        fill(self, first, rows)
 
-    monkeypatch.setattr(StreamedRows, "load", spy)
+    monkeypatch.setattr(StreamedRows, "fill", spy)
     streamed = stream(features, 32_000)
     for _ in BatchReader(streamed, CPU).read_in_order(np.arange(len(streamed.clip_video)), 4):
         pass
-    assert max(loaded) * 17 <= 32_000  # two pools of eight portions, and one on its way
+    assert max(loaded) * 16 <= 32_000  # two pools of eight portions
     assert sum(loaded) >= 2 * 16 * int(streamed.clip_length.sum())
 
 

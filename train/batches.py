@@ -118,8 +118,8 @@ class BatchReader:
         starts = self._data.clip_start[clips]
         if most is None:
             return [_Block((), clips, starts)]
-        # Two pools are in memory at a time, one in use and one being read, and a stretch on its way into it.
-        most_rows = max(1, most // (2 * self._rows.dim * (2 * BLOCKS + 1)))
+        # Two pools are in memory at a time, one in use and one being read.
+        most_rows = max(1, most // (2 * self._rows.dim * 2 * BLOCKS))
         ends = starts + self._data.clip_length[clips]
         blocks, at = [], 0
         while at < len(clips):
@@ -142,15 +142,16 @@ class BatchReader:
                 yield pool
 
     def _load_pool(self, blocks: list[_Block]) -> Pool:
-        rows = torch.empty(sum(block.rows for block in blocks), self._rows.dim, dtype=torch.float16)
+        # By numpy: a thread in which torch copies has threads of its own, which take the cores from those that train.
+        rows = np.empty((sum(block.rows for block in blocks), self._rows.dim), np.float16)
         firsts, at = [], 0
         for block in blocks:
             firsts.append(block.first + at)
             for start, end in block.stretches:
-                rows[at : at + end - start] = self._rows.load(start, end)
+                self._rows.fill(start, rows[at : at + end - start])
                 at += end - start
         clips = np.concatenate([block.clips for block in blocks])
-        return Pool(rows, torch.from_numpy(clips), torch.from_numpy(np.concatenate(firsts)))
+        return Pool(torch.from_numpy(rows), torch.from_numpy(clips), torch.from_numpy(np.concatenate(firsts)))
 
 
 def _make_block(clips: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> _Block:

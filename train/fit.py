@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn import functional
 from extract.errors import DeviceError, UnmaskError
 from extract.session import Device
 from extract.specs import Spec
+from train.adamw import AdamW
 from train.batches import Batch, BatchReader
 from train.calibrate import compute_nll
 from train.config import SMOOTHED, FitConfig, HeadConfig, HeadShape
@@ -118,9 +119,7 @@ class Fit:
         head = Head(HeadConfig.of(plan.shape, data.rows.dim))
         head.fit_conditioning(self.reader.read_rows(self.clips))
         self.head = head.to(plan.device)
-        self.optimiser = torch.optim.AdamW(
-            head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimiser = AdamW(self.head.parameters(), config.learning_rate, config.weight_decay)
         self.curve: list[Epoch] = []
         self.best, self.best_rank = 0, (-math.inf, -math.inf)
         self.best_state = head.state_dict()
@@ -163,7 +162,7 @@ class Fit:
         self.best, self.best_rank = state.facts["best"], tuple(state.facts["best_rank"])
         self.head.load_state_dict(_select(state.tensors, "head/"))
         self.best_state = _select(state.tensors, "best/")
-        self._load_optimiser(_select(state.tensors, "adam/"))
+        self.optimiser.load_moments(_select(state.tensors, "adam/"))
         self.shuffler.set_state(state.tensors["shuffler"])
         torch.set_rng_state(state.tensors["random"])
         if self.plan.device.type == "cuda":
@@ -182,20 +181,12 @@ class Fit:
     def _save(self, store: StageStore) -> None:
         tensors = {f"head/{name}": tensor for name, tensor in self.head.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best_state.items()}
-        for number, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam/{number}/{name}": tensor for name, tensor in moments.items()}
+        tensors |= {f"adam/{name}": tensor for name, tensor in self.optimiser.list_moments().items()}
         tensors |= {"shuffler": self.shuffler.get_state(), "random": torch.get_rng_state()}
         if self.plan.device.type == "cuda":
             tensors["cuda"] = torch.cuda.get_rng_state(self.plan.device)
         curve = [epoch.model_dump() for epoch in self.curve]
         store.save(tensors, {"curve": curve, "best": self.best, "best_rank": self.best_rank})
-
-    def _load_optimiser(self, moments: dict[str, Tensor]) -> None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in moments.items():
-            number, _, moment = name.partition("/")
-            state.setdefault(int(number), {})[moment] = tensor
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
 
     def train_epoch(self, number: int) -> float:
         """Takes a step with every batch; the mean loss a clip."""
@@ -205,7 +196,7 @@ class Fit:
         seen = 0
         for batch in self.reader.read_shuffled(self.clips, self.size, self.sampler, config.augment, self.shuffler):
             done = number - 1 + (seen + len(batch.clips) / 2) / len(self.clips)
-            _set_rate(self.optimiser, config, done / config.epochs)
+            self.optimiser.learning_rate = config.learning_rate * _scale_rate(config, done / config.epochs)
             total += self.step(batch) * len(batch.clips)
             seen += len(batch.clips)
         return float(total) / seen
@@ -216,7 +207,7 @@ class Fit:
             _, logits = self.head(batch.features, batch.lengths)
         weight = None if self.weights is None else self.weights[batch.labels]
         loss = functional.binary_cross_entropy_with_logits(logits.float(), batch.labels.float(), weight=weight)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.clear_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.plan.config.max_grad_norm)
         self.optimiser.step()
@@ -229,15 +220,13 @@ def _explain_divergence(epoch: Epoch) -> UnmaskError:
     )
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, config: FitConfig, progress: float) -> None:
-    """The learning rate at a share of all planned steps: up in a line, then down along a cosine."""
-    share = 1.0
+def _scale_rate(config: FitConfig, progress: float) -> float:
+    """The share of the learning rate at a share of all planned steps: up in a line, then down along a cosine."""
     if progress < config.warmup:
-        share = progress / config.warmup
-    elif config.schedule == "cosine":
-        share = (1 + math.cos(math.pi * min(1.0, (progress - config.warmup) / (1 - config.warmup)))) / 2
-    for group in optimiser.param_groups:
-        group["lr"] = config.learning_rate * share
+        return progress / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * min(1.0, (progress - config.warmup) / (1 - config.warmup)))) / 2
 
 
 def _balance_classes(labels: NDArray[np.int64]) -> Tensor:
@@ -262,15 +251,21 @@ def _select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @contextmanager
 def _deterministic(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeds torch and asks it for reproducible kernels, and gives back its settings and its random state."""
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not reproducible without it
+    """Seeds torch and asks for reproducible kernels, and gives back its settings and its random state."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []), _same_kernels() if on_cuda else nullcontext():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _same_kernels() -> Iterator[None]:
+    """Of CUDA; on a processor, what a head computes is reproducible anyway, and to ask loads torch's compiler."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not reproducible without it
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before, warn_only=warn_only)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)

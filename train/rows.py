@@ -16,6 +16,7 @@ from extract.cache import CacheFile, open_cache
 from extract.errors import FormatError, MismatchError, UsageError
 
 READ_ROWS = 1 << 13
+CHECK_ROWS = 1 << 7  # what a processor's cache holds, with the copies that a check makes
 RESERVE_BYTES = 600 << 20  # for what torch loads with its first step, the head, its activations and batches
 WORKER_BYTES = 256 << 20  # of each further process, which shares what torch loads
 LEAST_BYTES = 32 << 20  # of rows at once, below which reading takes longer than training
@@ -39,6 +40,10 @@ class FeatureRows(Protocol):
         """Rows (end - first, D) float16."""
         ...
 
+    def fill(self, first: int, rows: NDArray[np.float16]) -> None:
+        """Writes the rows from `first` on into `rows` (n, D)."""
+        ...
+
 
 class RowsInMemory:
     """Rows (rows, D) float16 in memory, or on a GPU."""
@@ -52,6 +57,10 @@ class RowsInMemory:
     def load(self, first: int, end: int) -> Tensor:
         """A view."""
         return self.rows[first:end]
+
+    def fill(self, first: int, rows: NDArray[np.float16]) -> None:
+        """Copies them."""
+        rows[:] = self.rows[first : first + len(rows)].cpu().numpy()
 
 
 class StreamedRows:
@@ -67,13 +76,17 @@ class StreamedRows:
 
     def load(self, first: int, end: int) -> Tensor:
         """Reads them from the file."""
+        rows = np.empty((end - first, self.dim), np.float16)
+        self.fill(first, rows)
+        return torch.from_numpy(rows)
+
+    def fill(self, first: int, rows: NDArray[np.float16]) -> None:
+        """Reads them from the file, without a copy between."""
         if self._cache is None:
             if _identify(self._path) != self._identity:
                 raise MismatchError(f"{self._path} was replaced while it is trained on; start again")
             self._cache = self._stack.enter_context(open_cache(self._path))
-        rows = np.empty((end - first, self.dim), np.float16)
         read_rows(self._cache, first, rows)
-        return torch.from_numpy(rows)
 
     def close(self) -> None:
         """Closes the file."""
@@ -91,11 +104,13 @@ def read_rows(cache: CacheFile, first: int, rows: NDArray[np.float16]) -> None:
 
 def require_finite(block: NDArray[np.float16], first: int, path: Path) -> None:
     """Refuses rows that would spoil every weight of a head."""
-    if ((block.view(np.uint16) & INFINITE) == INFINITE).any():
-        raise FormatError(
-            f"{path}: row {first} or one of the {len(block) - 1} after it is not finite: the backbone's features do "
-            "not fit float16; wrap one with an output of smaller scale and extract again"
-        )
+    for start in range(0, len(block), CHECK_ROWS):
+        part = block[start : start + CHECK_ROWS]
+        if ((part.view(np.uint16) & INFINITE) == INFINITE).any():
+            raise FormatError(
+                f"{path}: row {first + start} or one of the {len(part) - 1} after it is not finite: the backbone's "
+                "features do not fit float16; wrap one with an output of smaller scale and extract again"
+            )
 
 
 def plan_memory(rows_bytes: int, limit: int | None, processes: int = 1) -> int | None:

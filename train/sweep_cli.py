@@ -36,7 +36,7 @@ def _split_names(context: click.Context, option: click.Parameter, text: str) -> 
 @click.argument("features", type=click.Path(exists=True, path_type=Path, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the sweep, runs/sweep.")
 @click.option("--trials", type=POSITIVE, default=100, show_default=True, help="So many with a result; may be raised.")
-@click.option("--jobs", type=POSITIVE, default=1, show_default=True, help="Trials at a time; several: any order.")
+@click.option("--jobs", type=POSITIVE, default=1, show_default=True, help="Trials at a time; one a processor at most.")
 @click.option("--epochs", type=POSITIVE, default=15, show_default=True, help="Of a trial, at most.")
 @click.option("--heads", "encoders", callback=_split_names, default="lstm", show_default=True)
 @click.option("--poolings", callback=_split_names, default="mean", show_default=True)

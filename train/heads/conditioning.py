@@ -37,7 +37,7 @@ class Conditioner(nn.Module):
         """Sets the constants from blocks (n, D) of training rows, read once; without constants it reads nothing."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (..., D) of any float type -> (..., width) float32."""
+        """Features (..., D) of any float type -> (..., width) float32; under autocast, float16 may stay."""
         return features.float()
 
 
@@ -47,7 +47,7 @@ class NormaliseRow(Conditioner):
     def forward(self, features: Tensor) -> Tensor:
         # Half the memory to move; under autocast the next layer rounds to bfloat16, which keeps fewer digits anyway.
         rounded_anyway = features.dtype == torch.float16 and torch.is_autocast_enabled(features.device.type)
-        return functional.layer_norm(features if rounded_anyway else features.float(), (self.dim,)).float()
+        return functional.layer_norm(features if rounded_anyway else features.float(), (self.dim,))
 
 
 class Standardise(Conditioner):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from extract.errors import UnmaskError
 from extract.files import translate_os_errors
 from extract.lock import Lock
-from extract.session import Device
+from extract.session import Device, count_processors
 from train.config import SMOOTHED, HeadConfig, Purpose
 from train.sweep.document import (
     LOCK,
@@ -228,7 +228,8 @@ def _run_trials(
     if study.count_finished() >= config.trials:
         return document
     folds = None if config.refit is None else config.refit.folds
-    plan = Plan(config.jobs, config.device, config.seed, config.memory, folds)
+    # More than the machine has processors would take turns on them, and each its memory.
+    plan = Plan(min(config.jobs, count_processors()), config.device, config.seed, config.memory, folds)
     try:
         with Crew(cache, plan) as crew:
             document = record_split(out, document, crew.division.facts)

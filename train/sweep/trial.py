@@ -17,7 +17,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import torch
-import torch._dynamo  # AdamW loads it: here once, for all workers
 
 from extract.cache import open_cache
 from extract.errors import UnmaskError
