@@ -173,6 +173,13 @@ def test_several_jobs_give_the_number_that_was_asked_for(cache: Path, tmp_path: 
     assert len({json.dumps(trial.chosen) for trial in sweep.trials}) == len(sweep.trials) == 5
 
 
+def test_more_jobs_than_processors_are_not_started(
+    cache: Path, tmp_path: Path, whole: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.sweep.run.count_processors", lambda: 1)
+    assert tell(run_sweep(cache, tmp_path / "sweep", replace(QUICK, jobs=8))) == tell(whole)
+
+
 def test_ctrl_c_ends_with_a_sentence_and_the_same_command_continues(cache: Path, tmp_path: Path, whole: Sweep) -> None:
     def interrupt(standing: Standing) -> None:
         if standing.finished == 3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -382,3 +383,18 @@ def test_help_does_not_load_torch() -> None:
         "assert not {'torch', 'sklearn', 'matplotlib', 'h5py'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("told", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(told: str | None, found: str) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    code = """
+import os, sys
+from unmask import main
+main(["train", "--help"], standalone_mode=False)
+print("torch" in sys.modules, os.environ["OMP_WAIT_POLICY"])
+"""
+    command = [sys.executable, "-c", code]
+    env |= {} if told is None else {"OMP_WAIT_POLICY": told}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.splitlines()[-1] == f"False {found}"
