@@ -13,7 +13,6 @@ import platform
 import statistics
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,9 +27,10 @@ from extract.backbone_files import make_backbone
 from extract.backbones import Backbone, measure_feature_error, measure_typical_error
 from extract.calibration import CalibrationCrops, read_calibration
 from extract.networks import embed_eagerly, load_network
-from extract.precision import halve_backbone, quantise_backbone
+from extract.precision import JUDGED, halve_backbone, quantise_backbone
 from extract.specs import Precision
 from extract.synthetic import make_crops
+from extract.versions import read_versions
 
 BATCH = 16
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -53,7 +53,7 @@ def main(network: str, weights: str, calibrate: Path | None, rounds: int) -> Non
         if calibrate is not None:
             calibration = read_calibration(calibrate, spec)
         quantise_backbone(files["fp32"], files["int8"], calibration)
-        judged = calibration.crops[-BATCH:]
+        judged = calibration.crops[JUDGED - 1 :: JUDGED][:BATCH]  # none of which gave a range
         runs: dict[str, Embed] = {"torch_eager": partial(embed_eagerly, load_network(network, weights))}
         for precision, path in files.items():
             runs[f"onnxruntime_{precision}"] = Backbone(path, "cpu").embed
@@ -116,7 +116,8 @@ def describe_error(found: NDArray[np.float32], expected: NDArray[np.float32]) ->
 
 def read_package_versions() -> dict[str, str]:
     """Of the runtimes."""
-    return {name: version(name) for name in ("torch", "onnxruntime-gpu", "openvino")}
+    found = read_versions(("torch", "onnxruntime-gpu", "onnxruntime", "openvino"), absent="")
+    return {name: number for name, number in found.items() if number}
 
 
 if __name__ == "__main__":

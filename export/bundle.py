@@ -11,13 +11,14 @@ MODEL_CARD.md      the same for people, with the data, the thresholds' prices an
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from export.certificate import CERTIFICATE, Certificate, FileFacts, read_certificate
-from extract.errors import FormatError, MismatchError, UsageError
+from extract.errors import DiskError, FormatError, MismatchError, UsageError
 from extract.files import hash_file, write_directory_aside
 from extract.specs import DetectorSpec
 
@@ -79,7 +80,10 @@ def write_model_folder(
 
 
 def require_free(out: Path, *, overwrite: bool) -> None:
-    """Refuses a folder that holds something else, or a model that is not to be replaced."""
+    """Refuses a folder that holds something else, a model that is not to be replaced, and a place without access."""
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise DiskError(f"cannot write {out}: {parent} is no folder that this user may write to; choose another --out")
     if not out.exists():
         return
     ours = (out / SCORER).is_file() and (out / CERTIFICATE).is_file()

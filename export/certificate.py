@@ -41,13 +41,15 @@ class Check(Spec):
     def describe(self) -> str:
         """The check in words."""
         errors = {
-            "probabilities": self.prob_error,
-            "logits": self.logit_error,
-            "95 % of frame logits": self.logit_error_p95,
-            "features": self.feature_error,
-            "features typically": self.typical_error,
+            "probabilities differ by {}": self.prob_error,
+            "logits differ by {}": self.logit_error,
+            "95 % of frame logits differ by {} at most": self.logit_error_p95,
+            "features differ by {} deviations at most": self.feature_error,
+            "features typically differ by {} deviations": self.typical_error,
         }
-        found = ", ".join(f"{name} differ by {value:.1e}" for name, value in errors.items() if value is not None)
+        found = ", ".join(
+            words.format(f"{value:.1e}" if value else "0") for words, value in errors.items() if value is not None
+        )
         return f"{found} over {self.frames} crops (accepted: {self.detail})" if found else self.detail
 
 

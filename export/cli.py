@@ -44,6 +44,8 @@ def export_command(
     """Fuse RUN with its backbone file into the folder --out, and prove that it computes the same."""
     from export.run import ExportRequest, Watcher, export_run
 
+    _require_places(triton, mobile)
+
     def say(text: str) -> None:
         click.echo(text, err=True)
 
@@ -72,6 +74,18 @@ def export_command(
     )
     kind = " with an UNTRAINED backbone: its scores mean nothing" if done.contract.untrained_backbone else ""
     click.echo(f"{out}: a model for {done.contract.purpose}{kind}")
+
+
+def _require_places(triton: Path | None, mobile: Path | None) -> None:
+    """Refuses at once what would be refused only when the model is made."""
+    if triton is not None:
+        from export.triton import require_place
+
+        require_place(triton)
+    if mobile is not None:
+        from export.mobile import require_free
+
+        require_free(mobile)
 
 
 @click.command("inspect")

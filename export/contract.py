@@ -9,7 +9,7 @@ from pydantic import Field
 
 from extract.errors import FormatError
 from extract.session import Session
-from extract.specs import AggregateSpec, BackboneSpec, Fingerprint, Spec
+from extract.specs import AggregateSpec, BackboneSpec, EvenSampling, Fingerprint, Spec
 from train.calibrate import Calibration
 from train.config import HeadConfig, Purpose
 from train.thresholds import Threshold
@@ -63,6 +63,14 @@ class Contract(Spec):
     def backbone(self) -> BackboneSpec:
         """The backbone inside."""
         return self.fingerprint.backbone if self.replaced is None else self.replaced.backbone
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames of a full clip; a shorter one is padded and says its length where T is fixed."""
+        sampling = self.fingerprint.sampling
+        if isinstance(sampling, EvenSampling):
+            return sampling.count
+        return len(sampling.sample_instants(0.0, sampling.clip_s))
 
     def choose_threshold(self, preset: str | None) -> tuple[str, Threshold]:
         """A preset's name and threshold; the default one for None. Raises FormatError for one it has not."""

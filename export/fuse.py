@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from export.contract import KEY, Contract
 from export.fused import HEAD_MEANINGS, OUTPUTS, SCORER_MEANINGS
 from extract.backbone_files import export_module
-from extract.onnx_files import IR_VERSION, align_versions, load_model, save_model
+from extract.onnx_files import IR_VERSION, align_versions, load_model, require_standard, save_model
 from train.calibrate import Calibration
 from train.heads.head import Head, mark_inside
 
@@ -70,6 +70,7 @@ def export_head(head: Head, calibration: Calibration) -> ModelProto:
 def fuse(backbone: ModelProto, head: ModelProto, contract: Contract) -> ModelProto:
     """clips -> crops -> backbone -> sequences -> head, as one graph with the signature of `export.fused`."""
     size_px, dim = contract.fingerprint.crop.size_px, contract.head.dim
+    require_standard(backbone, "take a backbone file that was made from a network of standard operators")
     backbone = align_versions(backbone)
     opset = backbone.opset_import[0].version
     head = align_versions(head, opset)

@@ -23,7 +23,6 @@ from extract.errors import UnmaskError, UsageError
 from extract.files import hash_file, write_directory_aside
 from extract.onnx_files import fix_axes, load_model
 from extract.session import open_session
-from extract.specs import EvenSampling, RateSampling
 
 FORMAT = "unmask-mobile/1"
 DOCUMENT, OPERATORS, USABILITY = "mobile.json", "required_operators.config", "usability.txt"
@@ -36,7 +35,7 @@ def write_mobile(model: Path, out: Path) -> dict[str, Any]:
     require_free(out)
     folder = open_model_folder(model)
     contract = read_contract(open_session(folder.scorer, "cpu"))
-    frames = count_frames(contract)
+    frames = contract.clip_frames
     shapes: dict[str, dict[str, int]] = {
         SCORER: {"B": 1, "T": frames},
         FEATURES: {"N": frames},
@@ -67,15 +66,6 @@ def require_free(out: Path) -> None:
         return
     if out.exists():
         raise UsageError(f"{out} exists and holds no mobile model; choose another --mobile")
-
-
-def count_frames(contract: Contract) -> int:
-    """Frames of a full clip, which is the fixed T; a shorter one is padded and says its length."""
-    sampling = contract.fingerprint.sampling
-    if isinstance(sampling, EvenSampling):
-        return sampling.count
-    assert isinstance(sampling, RateSampling)  # there is no third kind
-    return len(sampling.sample_instants(0.0, sampling.clip_s))
 
 
 def _run_tool(name: str, *arguments: str) -> str:

@@ -200,9 +200,10 @@ def _describe_training(run: Run) -> TrainingFacts:
 
 
 def _describe_software(model: FusedModel) -> dict[str, Any]:
-    packages = ("unmask", "torch", "onnx", "numpy")
+    # ONNX Runtime comes under either name.
+    found = read_versions(("unmask", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy"), absent="")
     return {
         "provider": model.provider,
         "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **read_versions(packages)},
+        "versions": {"python": platform.python_version(), **{name: v for name, v in found.items() if v}},
     }

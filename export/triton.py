@@ -16,8 +16,7 @@ import numpy as np
 
 from export.bundle import ModelFolder, open_model_folder
 from export.contract import Contract, read_contract
-from export.mobile import count_frames
-from extract.errors import FormatError, UsageError
+from extract.errors import FormatError, MismatchError, MissingPackageError, UsageError
 from extract.files import write_directory_aside
 from extract.session import Session, open_session
 
@@ -60,6 +59,22 @@ def write_triton(model: Path, out: Path) -> dict[str, Any]:
     return document
 
 
+def require_place(out: Path) -> None:
+    """Refuses, before a model is made for it, a folder of something else, and a Python without Triton's schema."""
+    _import_schema()
+    _read_repository(out)
+
+
+def _import_schema() -> Any:
+    try:
+        from tritonclient.grpc import model_config_pb2
+    except RuntimeError as error:  # its words for a client that was installed without grpc
+        raise MissingPackageError(
+            'tritonclient lacks its grpc part, which brings Triton\'s schema; pip install "unmask[triton]"'
+        ) from error
+    return model_config_pb2
+
+
 def _read_repository(out: Path) -> dict[str, Any]:
     """The document of a repository that is there, or of a new one; a folder of something else is refused."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -76,7 +91,7 @@ def _read_repository(out: Path) -> dict[str, Any]:
 
 
 def _add_scorer(folder: Path, version: str, model: ModelFolder, session: Session, contract: Contract) -> None:
-    frames, size_px = count_frames(contract), contract.backbone.crop_px
+    frames, size_px = contract.clip_frames, contract.backbone.crop_px
     _copy_model(model.scorer, folder / version)
     (folder / WARMUP).mkdir(exist_ok=True)
     (folder / WARMUP / "lengths").write_bytes(np.array([frames], np.int64).tobytes())
@@ -124,9 +139,16 @@ def _describe(name: str, kind: str, shape: tuple[Any, ...]) -> dict[str, Any]:
 
 def _write_config(folder: Path, fields: dict[str, Any]) -> None:
     from google.protobuf import json_format, text_format
-    from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-    config = json_format.ParseDict(fields, ModelConfig())
+    new_config = _import_schema().ModelConfig
+    config = json_format.ParseDict(fields, new_config())
     text = text_format.MessageToString(config)
-    assert text_format.Parse(text, ModelConfig()) == config  # what Triton will read is what was meant
+    assert text_format.Parse(text, new_config()) == config  # what Triton will read is what was meant
+    if (folder / CONFIG).is_file():
+        earlier = text_format.Parse((folder / CONFIG).read_text(encoding="utf-8"), new_config())
+        if (list(earlier.input), list(earlier.output)) != (list(config.input), list(config.output)):
+            raise MismatchError(
+                f"the versions of {fields['name']} that are there take or give other tensors than this one, and Triton "
+                "has one configuration for all; choose another --triton"
+            )
     (folder / CONFIG).write_text(text, encoding="utf-8")

@@ -23,6 +23,7 @@ from extract.specs import require_same
 from extract.synthetic import make_crops
 
 FRAME_PX = 320
+QUICK_SHAPE = (2, 8)  # (B, T) of the recorded batch that scoring begins with
 EXPORT_AGAIN = "export the model again"
 
 
@@ -46,9 +47,26 @@ def verify_model(path: Path, device: Device = "auto") -> list[Check]:
     require_same(read_contract(head), contract, f"{path / HEAD} carries another contract", EXPORT_AGAIN)
     checks.append(_check_parts(model, features, head, limit))
     if (path / STREAM).is_file():
-        checks.append(_check_stream(LiveHead(path / STREAM, 1, device), features, head))
+        live = LiveHead(path / STREAM, 1, device)
+        require_same(live.contract, contract, f"{path / STREAM} carries another contract", EXPORT_AGAIN)
+        checks.append(_check_stream(live, features, head))
     checks.append(_check_detector(folder, contract, device))
     return checks
+
+
+def require_replay(folder: ModelFolder, model: FusedModel) -> None:
+    """Raises MismatchError for a scorer that does not give here what its certificate holds, on one small batch.
+
+    What is wrong with a machine, a driver or a runtime shows before the first verdict.
+    """
+    recorded = [one for one in folder.certificate.recorded if (one.clips, one.frames) == QUICK_SHAPE]
+    found = record(model.run, [make_batch(*QUICK_SHAPE, model.contract.backbone.crop_px)])
+    error, limit = measure_replay(found, recorded), MOST_REPLAY_ERROR[model.contract.backbone.precision]
+    if not error <= limit:
+        raise MismatchError(
+            f"{folder.scorer} gives other probabilities by {model.provider} on this machine than its certificate "
+            f"holds: they differ by {error:.1e}, expected at most {limit}; see `unmask verify {folder.path}`"
+        )
 
 
 def require_verified(path: Path, checks: list[Check]) -> None:
@@ -62,7 +80,9 @@ def _check_files(path: Path) -> list[Check]:
     """A check for each file that the certificate names, and for each that it does not."""
     recorded = read_certificate(path).files
     found = {
-        file.name: hash_file(file) for file in sorted(path.iterdir()) if file.is_file() and file.name != CERTIFICATE
+        file.name: hash_file(file) if file.is_file() else None
+        for file in sorted(path.iterdir())
+        if file.name != CERTIFICATE
     }
     checks = []
     for name in sorted({*recorded, *found}):
@@ -71,8 +91,10 @@ def _check_files(path: Path) -> list[Check]:
             detail = "it is missing"
         elif expected is None:
             detail = "the certificate does not know it"
-        elif found[name] != expected:
-            detail = f"its sha256 is {found[name][:12]}..., expected {expected[:12]}..."
+        elif (digest := found[name]) is None:
+            detail = "it is no file"
+        elif digest != expected:
+            detail = f"its sha256 is {digest[:12]}..., expected {expected[:12]}..."
         else:
             checks.append(Check(name=name, status="passed", detail=f"sha256 {expected[:12]}..."))
             continue
@@ -85,7 +107,10 @@ def _check_replay(folder: ModelFolder, model: FusedModel, limit: float) -> Check
     batches = make_batches(model.contract.backbone.crop_px)
     found = record(model.run, batches)
     error = measure_replay(found, folder.certificate.recorded)
-    return _judge("scorer.onnx against its export", error, limit, batches)
+    name = "scorer.onnx against its export"
+    if not np.isfinite(error):
+        return Check(name=name, status="failed", detail="the certificate holds no scores of these synthetic crops")
+    return _judge(name, error, limit, batches)
 
 
 def _check_parts(model: FusedModel, features: Backbone, head: Session, limit: float) -> Check:

@@ -189,11 +189,13 @@ def export_module(
     """torch.onnx's export of a module, quietly; `dynamic` names the open axes of each input, a tuple those of *args."""
     import torch
 
+    from extract.onnx_cells import replace_cells
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            module,
+            replace_cells(module),
             example,
             dynamo=True,
             opset_version=OPSET,

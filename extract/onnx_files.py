@@ -17,6 +17,7 @@ from extract.files import write_aside
 
 OPSET = 18
 IR_VERSION = 10
+STANDARD = ("", "ai.onnx")  # the domains of ONNX's own operators
 FRONT = "pixels/"  # begins the names of the normalisation that `accept_pixels` puts in front
 
 
@@ -35,17 +36,24 @@ def load_model(path: Path) -> ModelProto:
 
 def align_versions(model: ModelProto, opset: int = OPSET) -> ModelProto:
     """Brings a model to at least `opset`, its imports listed once, and to one IR version."""
-    own = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    own = max(entry.version for entry in model.opset_import if entry.domain in STANDARD)
     if own < opset:
         model = version_converter.convert_version(model, opset)
         own = opset
-    others = {entry.domain: entry.version for entry in model.opset_import if entry.domain not in ("", "ai.onnx")}
+    others = {entry.domain: entry.version for entry in model.opset_import if entry.domain not in STANDARD}
     used = {node.domain for node in model.graph.node}
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", own))
     model.opset_import.extend(helper.make_opsetid(d, v) for d, v in sorted(others.items()) if d in used)
     model.ir_version = IR_VERSION
     return model
+
+
+def require_standard(model: ModelProto, remedy: str) -> None:
+    """Refuses operators that are not of ONNX itself, which other runtimes lack."""
+    foreign = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in STANDARD})
+    if foreign:
+        raise FormatError(f"found operators that other runtimes lack ({', '.join(foreign)}); {remedy}")
 
 
 def save_model(

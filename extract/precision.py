@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from extract.backbones import FORMAT, KEY, MEANINGS, Backbone, measure_feature_error, measure_typical_error
 from extract.calibration import CalibrationCrops
 from extract.errors import FormatError, UnmaskError, UsageError
-from extract.files import write_aside
+from extract.files import translate_os_errors, write_aside
 from extract.half import halve_network, round_network
 from extract.onnx_files import load_model, save_model
 from extract.quantise import quantise_network
@@ -151,7 +151,7 @@ class _Conversion:
 
         `embed_otherwise` gives the features of the same precision computed in another way; the worse of both counts.
         """
-        with TemporaryDirectory() as folder:
+        with translate_os_errors(out), TemporaryDirectory() as folder:
             trial = Path(folder) / "backbone.onnx"
             self.write(change, trial)
             found = [_embed_apart(trial, self.crops, self.name)]
@@ -168,7 +168,8 @@ class _Conversion:
         described = spec.model_dump(mode="json", exclude={"sha256"}) | (self.notes or {})
         document = {**described, "format": FORMAT, "precision": self.precision, "parent": spec.sha256}
         try:
-            save_model(change(), path, KEY, document, MEANINGS)
+            with translate_os_errors(path):
+                save_model(change(), path, KEY, document, MEANINGS)
         except UnmaskError:
             raise
         except Exception as error:  # the converters, onnx and its checker each have their own errors

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.errors import FormatError
-from extract.onnx_files import FRONT, align_versions, load_model, name_nodes
+from extract.onnx_files import FRONT, align_versions, load_model, name_nodes, require_standard
 
 if TYPE_CHECKING:
     from onnx.onnx_pb import ModelProto
@@ -55,9 +54,7 @@ def quantise_network(parent: Path, crops: NDArray[np.uint8]) -> ModelProto:
             nodes_to_exclude=_list_kept(model),
         )
         model = align_versions(load_model(written))
-    foreign = {node.domain for node in model.graph.node} - {""}
-    if foreign:
-        raise FormatError(f"quantising made operators of {', '.join(sorted(foreign))}, which other runtimes lack")
+    require_standard(model, "quantising made them, so use the file in fp32")
     return model
 
 

@@ -65,7 +65,29 @@ def test_a_card_warns_of_demonstrations_and_untrained_backbones(pipeline: Pipeli
     card = render(pipeline, changed)
     assert "DEMONSTRATION: this model was made to show the pipeline" in card
     assert "**UNTRAINED BACKBONE**" in card
+    assert "ImageNet" in render(pipeline, contract)
     assert "UNTRAINED" not in render(pipeline, contract)
+
+
+def test_a_card_says_of_random_weights_that_they_are(pipeline: Pipeline, contract: Contract) -> None:
+    backbone = contract.backbone.model_copy(update={"weights": "random:0", "trained": False})
+    prints = contract.fingerprint.model_copy(update={"backbone": backbone})
+    card = render(pipeline, contract.model_copy(update={"fingerprint": prints, "untrained_backbone": True}))
+    line = next(line for line in card.splitlines() if line.startswith("- backbone weights: random:0"))
+    assert line.endswith("; random")
+
+
+def test_a_card_names_no_part_that_holds_no_video(pipeline: Pipeline, contract: Contract) -> None:
+    run = load_run(pipeline.run)
+    empty = run.document.split.counts["val"].model_copy(update={"real": 0, "fake": 0})
+    split = run.document.split.model_copy(update={"counts": {**run.document.split.counts, "val": empty}})
+    card = render(pipeline, contract, Run(run.path, run.document.model_copy(update={"split": split})))
+    assert "- train: " in card
+    assert "- val: " not in card
+
+
+def test_a_card_names_the_runtime_that_proved_the_model(pipeline: Pipeline) -> None:
+    assert "\n- onnxruntime" in (pipeline.model / CARD).read_text()
 
 
 def test_a_run_that_held_nothing_out_has_no_figures(pipeline: Pipeline, contract: Contract) -> None:
@@ -79,4 +101,5 @@ def test_a_run_that_held_nothing_out_has_no_figures(pipeline: Pipeline, contract
 def test_a_card_is_markdown_without_holes(pipeline: Pipeline) -> None:
     card = (pipeline.model / CARD).read_text()
     assert "None" not in card
+    assert "nan" not in card.lower().replace("finance", "")
     assert "\n\n\n" not in card

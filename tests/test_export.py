@@ -15,16 +15,17 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.bundle import SCORER, open_model_folder
+from export.bundle import HEAD, SCORER, open_model_folder
 from export.certificate import CERTIFICATE
 from export.contract import KEY
-from export.fuse import CalibratedHead
+from export.fuse import CalibratedHead, fuse
 from export.fused import FusedModel, require_batch
 from export.parity import MOST_PROB_ERROR, Reference, check_parity, require_passed
 from export.run import ExportRequest, export_run
 from extract.backbones import Backbone
-from extract.errors import FormatError, MismatchError, UnmaskError, UsageError
+from extract.errors import DiskError, FormatError, MismatchError, UnmaskError, UsageError
 from extract.files import hash_file
+from extract.onnx_files import load_model
 from extract.synthetic import make_crops
 from tests.conftest import Pipeline
 from tests.fakes import make_tiny_backbone
@@ -158,6 +159,29 @@ def test_another_backbone_is_refused_naming_what_differs(pipeline: Pipeline, tmp
     with pytest.raises(MismatchError, match=r"is not the backbone of .* \(.*weights_sha256: found"):
         export_run(pipeline.run, other, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_made(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match="file is no folder that this user may write to; choose another --out"):
+        export_run(pipeline.run, pipeline.backbone, tmp_path / "file/model")
+
+
+def test_operators_that_other_runtimes_lack_are_refused(pipeline: Pipeline, model: FusedModel) -> None:
+    backbone = load_model(pipeline.backbone)
+    next(node for node in backbone.graph.node if node.op_type == "Relu").domain = "com.microsoft"
+    with pytest.raises(FormatError, match=r"operators that other runtimes lack \(com\.microsoft\.Relu\)"):
+        fuse(backbone, load_model(pipeline.model / HEAD), model.contract)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model"])
+def test_a_backbone_that_is_no_model_is_refused(pipeline: Pipeline, tmp_path: Path, content: bytes) -> None:
+    whole = pipeline.backbone.read_bytes()
+    (tmp_path / "b.onnx").write_bytes(content or whole[: len(whole) // 2])
+    with pytest.raises(FormatError, match=r"b\.onnx is not an ONNX model"):
+        export_run(pipeline.run, tmp_path / "b.onnx", tmp_path / "model")
 
 
 def test_an_existing_folder_is_replaced_only_if_asked_and_ours(pipeline: Pipeline, tmp_path: Path) -> None:

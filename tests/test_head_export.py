@@ -68,7 +68,17 @@ def test_a_head_is_made_of_standard_operators(exported: tuple[Head, ModelProto])
     assert not {node.op_type for node in model.graph.node} & {"If", "Loop", "Scan"}
     cells = [node for node in model.graph.node if node.op_type in ("LSTM", "GRU")]
     assert bool(cells) == (exported[0].config.encoder in ("lstm", "gru"))
-    assert all(node.input[SEQUENCE_LENS] == "" for node in cells)
+    assert all(not any(node.input[SEQUENCE_LENS : SEQUENCE_LENS + 1]) for node in cells)
+
+
+def test_batch_and_time_stay_open_at_both_ends(exported: tuple[Head, ModelProto]) -> None:
+    graph = exported[1].graph
+    axes = {
+        value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    # What stands here is believed: fixed axes in place of them, and what a server is configured with.
+    assert axes == {"features": ["B", "T", DIM], "lengths": ["B"], "frames": ["B", "T"], "clips": ["B"]}
 
 
 @pytest.mark.parametrize("padding", [0.0, float("nan")])

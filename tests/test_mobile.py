@@ -13,7 +13,7 @@ from export import mobile
 from export.bundle import SCORER
 from export.contract import Contract
 from export.fused import FusedModel
-from export.mobile import DOCUMENT, OPERATORS, USABILITY, count_frames, write_mobile
+from export.mobile import DOCUMENT, OPERATORS, USABILITY, write_mobile
 from extract.errors import UnmaskError, UsageError
 from extract.files import hash_file
 from extract.session import open_session
@@ -67,9 +67,9 @@ def test_operators_and_usability_are_told(folder: Path) -> None:
 
 def test_a_rate_gives_the_frames_of_a_full_clip(pipeline: Pipeline) -> None:
     contract = FusedModel(pipeline.model / SCORER, "cpu").contract
-    assert count_frames(contract) == FRAMES
+    assert contract.clip_frames == FRAMES
     prints = contract.fingerprint.model_copy(update={"sampling": RateSampling.suit(8)})
-    assert count_frames(contract.model_copy(update={"fingerprint": prints})) == 80
+    assert contract.model_copy(update={"fingerprint": prints}).clip_frames == 80
 
 
 def test_an_own_folder_is_replaced_and_another_refused(folder: Path, pipeline: Pipeline, tmp_path: Path) -> None:

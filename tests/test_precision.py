@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from extract import precision
 from extract.backbone_files import Source, build_backbone, wrap_backbone
 from extract.backbones import Backbone, measure_feature_error
 from extract.cli import backbone_command
-from extract.errors import FormatError, UnmaskError, UsageError
+from extract.errors import DiskError, FormatError, UnmaskError, UsageError
 from extract.files import hash_file
 from extract.precision import halve_backbone
 from extract.session import open_session
@@ -164,6 +165,20 @@ def test_a_file_that_ends_the_runtime_is_refused(parent: Path, tmp_path: Path, m
 def test_a_file_that_never_answers_is_refused(parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "PATIENCE_S", 0.01)
     with pytest.raises(UnmaskError, match="gave no features within"):
+        halve_backbone(parent, tmp_path / "half.onnx")
+
+
+def test_a_full_disk_is_not_blamed_on_the_network(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", fill)
+    with pytest.raises(DiskError, match=r"no space left on the disk while writing .*half\.onnx"):
+        halve_backbone(parent, tmp_path / "half.onnx")
+    monkeypatch.setattr(precision, "halve_network", fill)
+    with pytest.raises(DiskError, match="no space left on the disk"):
         halve_backbone(parent, tmp_path / "half.onnx")
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
 
 from export.bundle import DETECTOR, SCORER
+from export.cli import export_command
 from export.fused import FusedModel
-from export.mobile import count_frames
-from export.triton import CONFIG, DOCUMENT, MODEL, WARMUP, _add_detector, write_triton
+from export.triton import CONFIG, DOCUMENT, MODEL, WARMUP, _add_detector, require_place, write_triton
 from extract.detector_files import make_detector
-from extract.errors import FormatError, UsageError
+from extract.errors import FormatError, MismatchError, MissingPackageError, UsageError
 from extract.files import hash_file
 from tests.conftest import Pipeline
 from tests.fakes import write_raw_detector
@@ -53,7 +56,7 @@ def test_the_scorer_is_configured_as_its_file_is(repository: Path) -> None:
 def test_the_warm_up_is_a_clip_that_has_a_length(repository: Path, pipeline: Pipeline) -> None:
     config = read_config(repository / "scorer")
     inputs = config.model_warmup[0].inputs
-    frames = count_frames(FusedModel(pipeline.model / SCORER, "cpu").contract)
+    frames = FusedModel(pipeline.model / SCORER, "cpu").contract.clip_frames
     assert list(inputs["crops"].dims) == [frames, 32, 32, 3]
     given = (repository / "scorer" / WARMUP / inputs["lengths"].input_data_file).read_bytes()
     assert np.frombuffer(given, np.int64).tolist() == [frames]
@@ -88,6 +91,37 @@ def test_a_folder_of_something_else_is_refused(pipeline: Pipeline, tmp_path: Pat
     with pytest.raises(UsageError, match="is no Triton repository of unmask; choose another --triton"):
         write_triton(pipeline.model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(("option", "word"), [("--triton", "Triton repository"), ("--mobile", "mobile model")])
+def test_a_folder_of_something_else_is_refused_before_a_model_is_made(
+    pipeline: Pipeline, tmp_path: Path, option: str, word: str
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    arguments = [str(pipeline.run), "--backbone", str(pipeline.backbone), "--out", str(tmp_path / "model")]
+    done = CliRunner().invoke(export_command, [*arguments, option, str(tmp_path)])
+    assert isinstance(done.exception, UsageError)
+    assert word in str(done.exception)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_version_of_other_tensors_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    write_triton(pipeline.model, tmp_path / "r")
+    config = tmp_path / "r/scorer" / CONFIG
+    config.write_text(config.read_text().replace("dims: 32", "dims: 48"))
+    with pytest.raises(MismatchError, match="versions of scorer that are there take or give other tensors"):
+        write_triton(pipeline.model, tmp_path / "r")
+    assert not (tmp_path / "r/scorer/2").exists()
+
+
+def test_a_client_without_the_schema_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bare(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError("The installation does not include grpc support.")
+
+    monkeypatch.setitem(sys.modules, "tritonclient.grpc", Bare("tritonclient.grpc"))
+    with pytest.raises(MissingPackageError, match=r'pip install "unmask\[triton\]"'):
+        require_place(tmp_path / "r")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "unmask-triton/0", "versions": {}}', '{"versions": {}}'])

@@ -74,6 +74,7 @@ def test_the_certificate_lists_every_file_with_what_it_takes_and_gives(pipeline:
         ("crops", "uint8", ("B", "T", 32, 32, 3)),
         ("lengths", "int64", ("B",)),
     ]
+    assert [t.shape for t in scorer.outputs] == [("B",), ("B",), ("B", "T")]
     assert all(t.meaning for t in (*scorer.inputs, *scorer.outputs))
     assert scorer.operators["LSTM"] == 1
     assert files[CARD].operators == {}
@@ -114,13 +115,14 @@ def test_features_of_another_backbone_are_refused(copy: Path, tmp_path: Path) ->
         verify_model(copy, "cpu")
 
 
-def test_a_head_with_another_contract_is_refused(copy: Path) -> None:
+@pytest.mark.parametrize("name", [HEAD, STREAM])
+def test_a_head_with_another_contract_is_refused(copy: Path, name: str) -> None:
     def demote(model: onnx.ModelProto) -> None:
         for entry in model.metadata_props:
             entry.value = entry.value.replace('"purpose": "research"', '"purpose": "production"')
 
-    rewrite(copy / HEAD, demote)
-    with pytest.raises(MismatchError, match=r"carries another contract .*purpose: found"):
+    rewrite(copy / name, demote)
+    with pytest.raises(MismatchError, match=rf"{name} carries another contract .*purpose: found"):
         verify_model(copy, "cpu")
 
 
@@ -143,6 +145,56 @@ def test_what_was_recorded_of_other_batches_never_agrees(pipeline: Pipeline) -> 
     recorded = read_certificate(pipeline.model).recorded
     assert measure_replay(recorded, recorded) == 0
     assert measure_replay(recorded[:-1], recorded) == np.inf
+
+
+@pytest.mark.parametrize("look", [verify_model, inspect_model])
+@pytest.mark.parametrize("content", [b"", b"all is well", b"\xff\xfe\x00", b"[]", b"null"])
+def test_a_certificate_that_is_none_is_refused(copy: Path, content: bytes, look: Callable[[Path], object]) -> None:
+    (copy / CERTIFICATE).write_bytes(content)
+    with pytest.raises(FormatError, match=r"certificate\.json (is damaged|has the format None)"):
+        look(copy)
+
+
+@pytest.mark.parametrize("look", [verify_model, inspect_model])
+def test_a_certificate_that_is_a_folder_is_refused(copy: Path, look: Callable[[Path], object]) -> None:
+    (copy / CERTIFICATE).unlink()
+    (copy / CERTIFICATE).mkdir()
+    with pytest.raises(FormatError, match=r"certificate\.json"):
+        look(copy)
+
+
+def test_folders_among_the_files_are_named(copy: Path) -> None:
+    (copy / HEAD).unlink()
+    (copy / HEAD).mkdir()
+    (copy / "notes").mkdir()
+    assert list_failed(copy) == {HEAD: "it is no file", "notes": "the certificate does not know it"}
+
+
+def test_a_certificate_without_recorded_scores_proves_nothing(copy: Path) -> None:
+    document = json.loads((copy / CERTIFICATE).read_text())
+    (copy / CERTIFICATE).write_text(json.dumps(document | {"recorded": []}))
+    assert list_failed(copy) == {
+        "scorer.onnx against its export": "the certificate holds no scores of these synthetic crops"
+    }
+
+
+@pytest.mark.parametrize("look", [verify_model, inspect_model])
+def test_a_scorer_without_a_contract_is_refused(copy: Path, look: Callable[[Path], object]) -> None:
+    rewrite(copy / SCORER, lambda model: model.ClearField("metadata_props"))
+    with pytest.raises(FormatError, match=r"scorer\.onnx carries no contract"):
+        look(copy)
+
+
+@pytest.mark.parametrize("look", [verify_model, inspect_model])
+def test_a_truncated_scorer_is_refused_even_with_its_hash(copy: Path, look: Callable[[Path], object]) -> None:
+    rewrite(copy / SCORER, lambda model: None)
+    whole = (copy / SCORER).read_bytes()
+    (copy / SCORER).write_bytes(whole[: len(whole) // 2])
+    document = json.loads((copy / CERTIFICATE).read_text())
+    document["files"][SCORER]["sha256"] = hash_file(copy / SCORER)
+    (copy / CERTIFICATE).write_text(json.dumps(document))
+    with pytest.raises(FormatError, match=r"scorer\.onnx is not an ONNX model that onnxruntime .* loads"):
+        look(copy)
 
 
 def test_the_command_ends_with_1_and_says_what_differs(copy: Path) -> None:
