@@ -110,9 +110,12 @@ def describe_promise(rates: Rates) -> str:
         return "It promises no rate."
     if rates.guaranteed:
         return "Guaranteed with 95 % confidence, on new videos of the same kind and on no others."
+    counts = f"{rates.n_fake} fake and {rates.n_real} real videos"
+    if rates.source == "out-of-fold":
+        return f"Not guaranteed: it was chosen on {counts} that other heads scored, those of a cross-validation."
     return (
-        f"Not guaranteed: the {rates.n_fake} fake and {rates.n_real} real videos it was chosen on are not enough to "
-        "promise it for new ones."
+        f"Not guaranteed: the {counts} it was chosen on do not suffice to promise it for new ones; they are too few, or "
+        "nobody said which persons they show."
     )
 
 

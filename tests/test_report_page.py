@@ -237,7 +237,9 @@ def test_rates_stand_with_their_bounds_and_with_what_they_come_from() -> None:
     assert "real videos flagged, of 40 (FPR) 12 % at most 26 %" in text
     assert "videos held out of training, on which the threshold was chosen; from toy, DFDC" in text
     assert 'the preset "security", chosen to find at least 95 % of fakes' in text
-    assert "Not guaranteed: the 23 fake and 40 real videos it was chosen on are not enough" in text
+    assert "Not guaranteed: the 23 fake and 40 real videos it was chosen on do not suffice" in text
+    folds = Outline(render(rates=replace(RATES, source="out-of-fold"))).text
+    assert "Not guaranteed: it was chosen on 23 fake and 40 real videos that other heads scored" in folds
     assert "Guaranteed with 95 % confidence" in Outline(render(rates=replace(RATES, guaranteed=True))).text
     assert "It promises no rate" in Outline(render(rates=replace(RATES, target="balanced"))).text
 
