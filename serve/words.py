@@ -25,7 +25,7 @@ MEANINGS = {
         "This is a reason to look closer, not a proof: real videos are flagged too.",
     ),
     Outcome.REAL: Meaning(
-        "The model sees no sign of manipulation that passes its threshold.",
+        "The model sees no sign of manipulation that is strong enough for its threshold.",
         "REAL does not prove that the video is authentic: some fakes are missed, and only faces were looked at, not "
         "sound, text or context.",
     ),
@@ -114,8 +114,8 @@ def describe_promise(rates: Rates) -> str:
     if rates.source == "out-of-fold":
         return f"Not guaranteed: it was chosen on {counts} that other heads scored, those of a cross-validation."
     return (
-        f"Not guaranteed: the {counts} it was chosen on do not suffice to promise it for new ones; they are too few, or "
-        "nobody said which persons they show."
+        f"Not guaranteed: the {counts} it was chosen on do not suffice to promise it for new ones; they are too few, "
+        "or nobody said which persons they show."
     )
 
 
