@@ -2,7 +2,8 @@
 
 Words go as lines of JSON, frames through the memory behind the file descriptor FD. LIMITS are MediaLimits as JSON,
 under which the process puts itself. From the parent:
-    {"open": PATH, "threads": N}   then {"read": [INSTANTS]}, and {"free": N} for every N frames it has taken; or
+    {"open": PATH, "folder": PATH, "threads": N}, then {"read": [INSTANTS]}, and {"free": N} for every N frames it has
+    taken; PATH may be relative to the folder. Or
     {"live": ORDER}                a source that is opened and read as it comes, see extract/live_video.py
 To the parent:
     {"facts": {...}}, then {"frame": {...}} each, then {"end": {"note": TEXT, "busy_s": SECONDS}}; or
@@ -18,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
@@ -70,7 +72,10 @@ class FrameBuffer:
             self._free.acquire()
         self._memory, self._slot_bytes, self._slots = None, 0, 0
         slots = max(2, min(MOST_FRAMES, BUFFER_BYTES // frame_bytes))
-        self._memory = mmap.mmap(self._descriptor, slots * frame_bytes)
+        try:
+            self._memory = mmap.mmap(self._descriptor, slots * frame_bytes)
+        except OSError as error:
+            raise MemoryError from error
         self._slot_bytes, self._slots, self._next = frame_bytes, slots, 0
         self._free.release(slots)
 
@@ -97,6 +102,7 @@ class DecoderServer:
                     self._watch(request["live"])
                 elif "open" in request:
                     video = None
+                    _follow(request["folder"])
                     video = self._open(Path(request["open"]), request["threads"])
                 else:
                     assert video is not None  # a parent opens before it reads
@@ -164,6 +170,13 @@ class DecoderServer:
     def _say(self, message: dict[str, Any]) -> None:
         self._sink.write(json.dumps(message) + "\n")
         self._sink.flush()
+
+
+def _follow(folder: str) -> None:
+    """Goes where the parent is, for paths that are relative to it."""
+    with suppress(OSError):  # then the path is not found either
+        if folder:
+            os.chdir(folder)
 
 
 def main() -> None:

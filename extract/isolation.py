@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from extract.errors import Reason, UnmaskError, VideoError
 from extract.limits import DEFAULT_LIMITS, SLOWEST_BYTES_PER_S, MediaLimits
 from extract.live_video import LiveFrame, LiveOrder
+from extract.session import count_processors
 from extract.video import Frame, VideoFacts
 
 COMMAND = (sys.executable, "-m", "extract.decoder")
@@ -35,6 +36,11 @@ LEAST_SHARED_BYTES = 64 << 20  # room for many small frames
 DYING_S = 5.0
 # Each thread of a decoder would reserve 64 MiB of the address space it may have, and each of numpy's another 32.
 THRIFT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def count_decoders() -> int:
+    """Decoder processes that suit this machine: one for every two processors."""
+    return max(1, count_processors() // 2)
 
 
 class IsolatedVideo:
@@ -72,6 +78,7 @@ class DecoderProcess:
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False  # it has said that it is
+        self._reading = False  # frames of a file are on their way
         self._selector = selectors.DefaultSelector()
         self._aborted = False
         self._frames = -1  # descriptor of the shared memory
@@ -94,10 +101,12 @@ class DecoderProcess:
 
         Raises UnmaskError where no decoder process can be started, which is no fault of the file.
         """
+        if self._reading:
+            self.close()
         self.launch()
         if not self._ready:
             self._await_start()
-        self._say({"open": os.fspath(path), "threads": self._threads}, path)
+        self._say({"open": os.fspath(path), "folder": _find_folder(path), "threads": self._threads}, path)
         patience_s = self._limit_s + _measure_size(path) / SLOWEST_BYTES_PER_S
         answer = self._hear(patience_s, path)
         try:
@@ -109,13 +118,18 @@ class DecoderProcess:
     def read(
         self, path: Path, facts: VideoFacts, instants: NDArray[np.float64]
     ) -> Generator[tuple[slice, Frame], None, dict[str, Any]]:
-        """The frames of the file opened last; the generator returns how reading ended."""
+        """The frames of the file opened last; the generator returns how reading ended.
+
+        A reader that stops early may be noticed late, when its generator is forgotten: `open` ends what it left.
+        """
+        process, self._reading = self._process, True
         self._say({"read": instants.tolist()}, path)
         footage_s = facts.footage_s
         longest_gap_s = min(footage_s, float(np.diff(instants, prepend=0.0, append=facts.duration_s).max()))
         wait_s = self._limit_s * max(1.0, longest_gap_s / CLIP_S)
         left_s = self._limit_s * (1 + footage_s / CLIP_S)
         finished = False
+        done = 0
         try:
             while True:
                 begun = time.monotonic()
@@ -127,18 +141,23 @@ class DecoderProcess:
                     return end
                 try:
                     place = answer["frame"]
-                    served = slice(place["first"], place["stop"])
-                    frame = Frame(place["time_s"], self._copy(place["offset"], tuple(place["shape"])))
+                    served = slice(done, place["stop"])
+                    frame = Frame(float(place["time_s"]), self._copy(place["offset"], tuple(place["shape"])))
+                    if not (place["first"] == done < served.stop <= len(instants) and math.isfinite(frame.time_s)):
+                        raise ValueError
                 except (KeyError, TypeError, ValueError):
                     self._distrust(path)
                 self._say({"free": 1}, path)
                 yield served, frame
+                done = served.stop
         except VideoError:
             finished = True
             raise
         finally:
-            if not finished:  # nobody wants the rest, which the process is still sending
-                self.close()
+            if self._process is process:
+                self._reading = False
+                if not finished:  # nobody wants the rest, which the process is still sending
+                    self.close()
 
     def read_live(self, order: LiveOrder) -> Generator[LiveFrame, None, dict[str, Any]]:
         """The frames of a source that goes on for as long as it likes; the generator returns how reading ended.
@@ -190,7 +209,7 @@ class DecoderProcess:
                 assert stream is not None  # all are pipes
                 stream.close()
         self._selector.close()
-        self._ready = False
+        self._ready = self._reading = False
         self._memory = None
         if self._frames >= 0:
             os.close(self._frames)
@@ -316,6 +335,8 @@ class DecoderProcess:
     def _copy(self, offset: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         """A frame out of the shared memory."""
         assert self._memory is not None  # made with the process
+        if len(shape) != 3 or min(offset, *shape) < 0:
+            raise ValueError
         return np.frombuffer(self._memory, np.uint8, math.prod(shape), offset).reshape(shape).copy()
 
 
@@ -334,6 +355,14 @@ def _create_memory(size: int) -> int:
     with tempfile.TemporaryFile() as file:
         os.ftruncate(file.fileno(), size)
         return os.dup(file.fileno())
+
+
+def _find_folder(path: Path) -> str:
+    """What a path is relative to: the process may have begun before this one went to another folder."""
+    try:
+        return "" if path.is_absolute() else os.getcwd()
+    except OSError:  # a folder that was deleted
+        return ""
 
 
 def _measure_size(path: Path) -> int:

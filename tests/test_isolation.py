@@ -81,6 +81,15 @@ def test_a_reader_that_stops_early_does_not_spoil_the_next_video(tmp_path: Path,
     assert [read_number(f.rgb) for _, f in video.read_at(np.array([0.1, 0.3]))] == [2, 7]
 
 
+def test_a_reader_that_is_forgotten_late_does_not_spoil_the_next_video(tmp_path: Path, decoder: DecoderProcess) -> None:
+    stale = decoder.open(carphone()).read_at(np.arange(100) / 25)
+    next(stale)
+    frames = decoder.open(write_video(tmp_path / "v.mp4", numbered_frames(9))).read_at(np.array([0.1, 0.3]))
+    first = read_number(next(frames)[1].rgb)
+    stale.close()  # type: ignore[attr-defined]
+    assert [first, *(read_number(f.rgb) for _, f in frames)] == [2, 7]
+
+
 def test_a_file_that_crashes_the_decoder_has_that_status_and_the_next_is_read(
     tmp_path: Path, faulty: DecoderProcess
 ) -> None:
@@ -108,6 +117,30 @@ def test_a_process_that_cannot_start_is_no_fault_of_the_video(monkeypatch: pytes
     with pytest.raises(UnmaskError, match=r"does not start: ModuleNotFoundError: .*no_such_package") as caught:
         DecoderProcess().open(carphone())
     assert not isinstance(caught.value, VideoError)
+
+
+def test_a_process_that_was_launched_is_the_one_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = DecoderProcess()
+    decoder.launch()
+    decoder.launch()
+    process = decoder._process
+    write_video(tmp_path / "v.mp4", numbered_frames(9))
+    monkeypatch.chdir(tmp_path)  # a relative path is meant as it is here, not as it was there
+    assert decoder.open(Path("v.mp4")).facts.frames == 9
+    assert process is decoder._process is not None
+    decoder.close()
+
+
+def test_launching_does_not_wait_and_a_process_that_died_at_once_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = "import time; time.sleep(0.7); raise SystemExit('no such thing')"
+    monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", slow))
+    decoder = DecoderProcess()
+    begun = time.monotonic()
+    decoder.launch()
+    assert time.monotonic() - begun < 0.6
+    time.sleep(1.5)
+    with pytest.raises(UnmaskError, match="does not start: no such thing"):
+        decoder.open(carphone())
 
 
 def test_files_of_the_working_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
