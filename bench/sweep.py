@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.memory import sum_memory
 from bench.synthetic import FRAMES, write_synthetic_cache
 from bench.turns import measure, take_turns
 from train.config import FitConfig, HeadConfig, HeadShape
@@ -184,20 +185,6 @@ def measure_sweep(cache: Path, folder: Path, trials: int, jobs: int) -> dict[str
         raise SystemExit(f"the sweep ended with {sweep.returncode}")
     memory = {f"most_memory_{phase}_mb": size / MB for phase, size in most.items()}
     return {"jobs": jobs, "wall_s": time.perf_counter() - begun, **memory, **json.loads(printed)}
-
-
-def sum_memory(pid: int) -> int:
-    """Proportional set size of a process and all below it, in bytes; a page that several share counts once."""
-    total, waiting = 0, [pid]
-    while waiting:
-        one = waiting.pop()
-        try:
-            rollup = Path(f"/proc/{one}/smaps_rollup").read_text(encoding="ascii")
-            total += next(int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith("Pss:"))
-            waiting += map(int, Path(f"/proc/{one}/task/{one}/children").read_text(encoding="ascii").split())
-        except (OSError, StopIteration):
-            continue  # it has ended
-    return total
 
 
 if __name__ == "__main__":

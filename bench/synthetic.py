@@ -15,14 +15,20 @@ PEOPLE_SHARE = 20  # videos a person
 FAKE_SHARE = 0.86  # of Celeb-DF v2
 
 
-def write_synthetic_cache(path: Path, videos: int, dim: int) -> Path:
-    """Fakes differ a little in the mean and in the change from frame to frame; every person looks different."""
+def write_synthetic_cache(path: Path, videos: int, dim: int, fingerprint: Fingerprint | None = None) -> Path:
+    """Fakes differ a little in the mean and in the change from frame to frame; every person looks different.
+
+    The features say that they come from nothing there is, unless `fingerprint` names something.
+    """
+    write_cache(path, fingerprint or _name_nothing(dim), {"synthetic": True}, _make_results(videos, dim))
+    return path
+
+
+def _name_nothing(dim: int) -> Fingerprint:
     backbone = BackboneSpec(
         name="synthetic", sha256="0" * 64, weights="none", weights_sha256="0" * 64, dim=dim, crop_px=224, trained=True
     )
-    fingerprint = Fingerprint(backbone=backbone, detector=DetectorSpec(kind="mtcnn", name="none", package="none"))
-    write_cache(path, fingerprint, {"synthetic": True}, _make_results(videos, dim))
-    return path
+    return Fingerprint(backbone=backbone, detector=DetectorSpec(kind="mtcnn", name="none", package="none"))
 
 
 def _make_results(videos: int, dim: int) -> Iterator[VideoResult]:

@@ -30,6 +30,7 @@ HEAD_MEANINGS = {
 }
 INPUTS = ("crops", "lengths")
 OUTPUTS = ("logit", "prob", "frame_prob")
+OVERFLOW = "the model gives a score that is not finite: its features overflow on these crops"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class ClipScores:
     logit: NDArray[np.float32]  # (B,)
     prob: NDArray[np.float32]  # (B,)
     frame_prob: NDArray[np.float32]  # (B, T)
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """Which clips (B,) have a score at all."""
+        return np.isfinite(self.logit) & np.isfinite(self.prob) & np.isfinite(self.frame_prob).all(axis=1)
 
 
 class FusedModel:
@@ -51,10 +57,15 @@ class FusedModel:
 
     def run(self, crops: NDArray[np.uint8], lengths: NDArray[np.int64]) -> ClipScores:
         """Scores a batch of clips; input that the graph would score quietly or die of is an UnmaskError."""
+        scores = self.run_unchecked(crops, lengths)
+        if not scores.finite.all():
+            raise UnmaskError(OVERFLOW)
+        return scores
+
+    def run_unchecked(self, crops: NDArray[np.uint8], lengths: NDArray[np.int64]) -> ClipScores:
+        """The same for who looks at `finite` himself: one clip that overflows says nothing of the others."""
         require_batch(crops, lengths, self.contract.fingerprint.crop.size_px)
         found = self._session.run({"crops": crops, "lengths": lengths})
-        if not all(np.isfinite(found[name]).all() for name in OUTPUTS):
-            raise UnmaskError("the model gives a score that is not finite: its features overflow on these crops")
         return ClipScores(*(found[name] for name in OUTPUTS))
 
 

@@ -17,7 +17,7 @@ from extract.detectors import Detector
 from extract.errors import Reason, VideoError
 from extract.faces import FaceFinder, SeenFrame
 from extract.specs import CropSpec, SamplingSpec, TrackSpec
-from extract.tracks import Tracker, choose_tracks
+from extract.tracks import Tracker, choose_main, choose_tracks
 from extract.video import Frame, VideoFacts
 
 
@@ -50,9 +50,10 @@ class ClipSpecs:
 
 @dataclass(frozen=True)
 class Clip:
-    """The crops of one track in one clip."""
+    """The crops of one track in one clip; `main` where it is the main face of the clip."""
 
     track: int
+    main: bool
     start_s: float
     end_s: float
     times_s: NDArray[np.float64]  # (n,)
@@ -118,9 +119,10 @@ def _add_faces(faces: dict[int, _Face], seen: SeenFrame, spec: CropSpec, tracker
 
 def _finish_clips(faces: dict[int, _Face], span: tuple[float, float], specs: ClipSpecs) -> Iterator[Clip]:
     weighed = {n: (np.stack(face.boxes), np.array(face.scores, np.float32)) for n, face in faces.items()}
+    main = choose_main(weighed) if weighed else None
     for number in choose_tracks(weighed, specs.tracks, specs.sampling.min_frames):
         face = faces[number]
-        yield Clip(number, *span, np.array(face.times_s), *weighed[number], np.stack(face.crops))
+        yield Clip(number, number == main, *span, np.array(face.times_s), *weighed[number], np.stack(face.crops))
 
 
 def _explain_no_clip(frames: int, faces: int, min_frames: int) -> VideoError:

@@ -48,8 +48,9 @@ def extract_command(
     """Fill a feature cache: faces of the videos in MANIFEST through the backbone, once."""
     from extract.backbones import Backbone
     from extract.detectors import open_detector
+    from extract.isolation import count_decoders
     from extract.manifest import read_manifest
-    from extract.pipeline import Extractor, count_decoders
+    from extract.pipeline import Extractor
     from extract.progress import track_videos
     from extract.run import RunConfig, extract_manifest, run_locally, select_shard
     from extract.specs import SamplingSpec, TrackSpec

@@ -25,7 +25,7 @@ from extract.detectors import Detections, Detector
 from extract.embedder import Embedder
 from extract.errors import Reason, VideoError
 from extract.files import hash_file
-from extract.isolation import LIMIT_S, DecoderProcess, IsolatedVideo
+from extract.isolation import LIMIT_S, DecoderProcess, IsolatedVideo, count_decoders
 from extract.manifest import ManifestVideo
 from extract.parts import FileState, make_record
 from extract.results import OK, ORIGINAL_VIEW, ClipRows, SamplePicker, VideoRecord, VideoResult
@@ -34,11 +34,6 @@ from extract.specs import CropSpec, EvenSampling, Fingerprint, SamplingSpec, Tra
 from extract.video import Frame, VideoFacts
 
 AHEAD = 4  # videos begun beyond those being decoded, so that no stage runs dry
-
-
-def count_decoders() -> int:
-    """Decoder processes that suit this machine: one for every two processors."""
-    return max(1, count_processors() // 2)
 
 
 @dataclass(frozen=True)

@@ -189,12 +189,12 @@ class _StageWatcher:
 
 
 def _score(videos: Sequence[ManifestVideo], out: Path, stage: Stage) -> list[Judged]:
-    scorer = Scorer.open(out / MODEL)
     held_out = [video for video in videos if video.split == "test"]
     judged = []
-    for video in held_out:
-        judged.append(Judged(video, scorer.score(video.path)))
-        stage.advance(len(judged), len(held_out))
+    with Scorer.open(out / MODEL) as scorer:
+        for video in held_out:
+            judged.append(Judged(video, scorer.score(video.path)))
+            stage.advance(len(judged), len(held_out))
     return judged
 
 

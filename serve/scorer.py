@@ -2,105 +2,329 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from threading import Event
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import ModelFolder, open_model_folder, require_detector
 from export.contract import Contract
-from export.fused import FusedModel
+from export.fused import ClipScores, FusedModel
+from export.verify import require_replay
 from extract.clips import Clip, ClipSpecs, read_clips
 from extract.detectors import Detector, open_detector_of_spec
-from extract.errors import VideoError
+from extract.errors import UnmaskError, VideoError
 from extract.files import hash_file
-from extract.session import Device
-from extract.video import open_video
-from serve.verdict import ClipScore, FrameScore, ModelFacts, Outcome, TrackScore, Verdict
-from train.aggregate import aggregate_video
-from train.calibrate import apply_sigmoid
-from train.thresholds import decide
+from extract.isolation import DecoderProcess, IsolatedVideo, count_decoders
+from extract.limits import MediaLimits
+from extract.session import Device, count_processors
+from extract.video import Frame, VideoFacts
+from serve.batcher import ClipBatcher
+from serve.clip_model import ClipModel
+from serve.conclusion import Conclusion, conclude
+from serve.decoders import DecoderPool
+from serve.ruling import Ruling, as_prob
+from serve.verdict import ClipScore, FileFacts, FrameScore, ModelFacts, Outcome, Verdict
+
+Keep = Literal["main", "all"]
+Progress = Callable[[float, float], None]  # seconds of footage read, of so many
+
+NOTHING = np.empty((0, 0, 0, 3), np.uint8)
+WAITING_BYTES = 32 << 20  # of crops of one file that wait for the scorer, or one clip if that is larger
+
+
+class Cancel(Protocol):
+    """Says that nobody wants the verdict any more; a threading.Event does."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        ...
+
+
+class CancelledError(UnmaskError):
+    """Scoring was cancelled by the caller."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A clip whose crops wait for the scorer; nothing here holds them back."""
+
+    clip: Clip
+    crops_bytes: int
+    scores: Future[ClipScores]
 
 
 class Scorer:
-    """An exported model ready to score files."""
+    """An exported model ready to score files; several threads may use it at once. Close it, or use it in a `with`.
 
-    def __init__(self, folder: ModelFolder, model: FusedModel, detector: Detector, preset: str | None = None) -> None:
-        self._model = model
-        self._detector = detector
+    Every face is followed and scored. Which of them count towards the video's score is the contract's choice, unless
+    `tracks` says otherwise.
+    """
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        model: FusedModel,
+        detector: Detector,
+        ruling: Ruling | None = None,
+        tracks: Keep | None = None,
+        decoders: DecoderPool | None = None,
+    ) -> None:
+        self.folder = folder
         self.contract: Contract = model.contract
-        self.preset, self._threshold = self.contract.choose_threshold(preset)
+        self.ruling = ruling or Ruling.choose(self.contract)
         prints = self.contract.fingerprint
-        self._specs = ClipSpecs(prints.sampling, prints.crop, prints.tracks)
-        self.facts = ModelFacts(
-            folder.scorer_sha256, prints.backbone.name, prints.detector.name, self.contract.unmask_version
-        )
+        self.tracks: Keep = tracks or prints.tracks.keep
+        self.provider = model.provider
+        self.facts = describe_model(folder, self.contract)
+        self._remark = warn_of_tracks(self.tracks, prints.tracks.keep)
+        self._detector = detector
+        self._specs = ClipSpecs(prints.sampling, prints.crop, prints.tracks.model_copy(update={"keep": "all"}))
+        self._batcher = ClipBatcher(ClipModel(folder, model))
+        self._decoders = decoders or make_decoders()
 
     @classmethod
-    def open(cls, path: str | Path, device: Device = "auto", preset: str | None = None) -> Scorer:
-        """Opens a model folder; raises an UnmaskError for one that is damaged or cannot run on `device`."""
-        folder = open_model_folder(Path(path))
-        model = FusedModel(folder.scorer, device)
-        spec = model.contract.fingerprint.detector
-        require_detector(folder, spec)
-        return cls(folder, model, open_detector_of_spec(spec, folder.detector, device), preset)
+    def open(
+        cls,
+        path: str | Path,
+        device: Device = "auto",
+        *,
+        preset: str | None = None,
+        threshold: float | None = None,
+        prevalence: float | None = None,
+        tracks: Keep | None = None,
+        jobs: int = 1,
+        limits: MediaLimits | None = None,
+    ) -> Scorer:
+        """Opens a model folder and has it prove itself on synthetic crops.
 
-    def score(self, path: str | Path) -> Verdict:
-        """The verdict on one file; a file that cannot be scored gets a verdict that says why, never an error."""
-        path = Path(path)
-        clips: dict[int, list[ClipScore]] = defaultdict(list)
+        Raises an UnmaskError for one that is damaged, cannot run on `device`, or does not give the numbers of its
+        certificate here. `jobs` says how many files are meant to be scored at once, `limits` what a file may cost.
+        """
+        decoders = make_decoders(jobs, limits)
         try:
-            video = open_video(path)
-            for clip in read_clips(video, self._specs, self._detector):
-                clips[clip.track].append(self._score_clip(clip))
-        except VideoError as error:
-            return self._conclude(path, Outcome.NOT_SCORABLE, error.reason, error.detail, None, ())
-        logits = [(clip.logit, track) for track, scores in clips.items() for clip in scores]
-        logit = aggregate_video(*zip(*logits, strict=True))
-        outcome = Outcome(decide(_as_prob(logit), self._threshold))
-        tracks = tuple(_join_track(track, scores) for track, scores in sorted(clips.items()))
-        return self._conclude(path, outcome, None, video.note, logit, tracks)
+            decoders.launch()  # it starts while the model is loaded
+            folder = open_model_folder(Path(path))
+            model = FusedModel(folder.scorer, device)
+            spec = model.contract.fingerprint.detector
+            require_detector(folder, spec)
+            ruling = Ruling.choose(model.contract, preset, threshold, prevalence)
+            detector = open_detector_of_spec(spec, folder.detector, device)
+            require_replay(folder, model)
+            return cls(folder, model, detector, ruling, tracks, decoders)
+        except BaseException:
+            decoders.close()
+            raise
 
-    def _score_clip(self, clip: Clip) -> ClipScore:
-        scores = self._model.run(clip.crops[None], np.array([len(clip.crops)], np.int64))
+    def score(self, path: str | Path, progress: Progress | None = None, cancel: Cancel | None = None) -> Verdict:
+        """The verdict on one file; a file that cannot be scored gets a verdict that says why, never an error.
+
+        `progress` is told how far the footage was read, from the calling thread. Raises CancelledError soon after
+        `cancel` is set.
+        """
+        path = Path(path)
+        sha256 = _hash_if_readable(path)
+        with self._decoders.lend() as decoder:
+            try:
+                video = _WatchedVideo(decoder.open(path), progress, cancel)
+            except VideoError as error:
+                return self._refuse(path, sha256, error, None)
+            facts = _describe_file(path, video.facts)
+            try:
+                conclusion = conclude(self._score_clips(video), self.ruling)
+            except VideoError as error:
+                return self._refuse(path, sha256, error, facts)
+        return self._report(path, sha256, conclusion, facts, video.note)
+
+    def score_many(
+        self, paths: Iterable[str | Path], jobs: int | None = None, cancel: Cancel | None = None
+    ) -> Generator[Verdict, None, None]:
+        """Verdicts as they come, `jobs` files at a time; their clips are stacked in the scorer's runs.
+
+        Closing it early stops what is being read.
+        """
+        stop = _Either(Event(), cancel)
+        waiting, jobs = iter(paths), jobs or count_decoders()
+        with ThreadPoolExecutor(jobs, thread_name_prefix="score") as pool:
+            running = {pool.submit(self.score, path, None, stop) for path in islice(waiting, jobs)}
+            try:
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    running |= {pool.submit(self.score, path, None, stop) for path in islice(waiting, len(done))}
+                    for future in done:
+                        yield future.result()
+            finally:
+                stop.own.set()
+
+    def close(self) -> None:
+        """Ends its threads and processes."""
+        self._decoders.close()
+        self._batcher.close()
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _score_clips(self, video: _WatchedVideo) -> Iterator[tuple[int, ClipScore]]:
+        """Every clip of every face with its scores; a few clips wait for the scorer while the next are read."""
+        sent: deque[_Sent] = deque()
+        for clip in read_clips(video, self._specs, self._detector):
+            sent.append(_Sent(replace(clip, crops=NOTHING), clip.crops.nbytes, self._batcher.submit(clip.crops)))
+            while len(sent) > 1 and sum(one.crops_bytes for one in sent) > WAITING_BYTES:
+                yield self._receive(sent.popleft())
+        while sent:
+            yield self._receive(sent.popleft())
+
+    def _receive(self, sent: _Sent) -> tuple[int, ClipScore]:
+        clip, scores = sent.clip, sent.scores.result()
         frames = tuple(
             FrameScore(float(time_s), float(prob), _as_box(box))
             for time_s, prob, box in zip(clip.times_s, scores.frame_prob[0], clip.boxes, strict=True)
         )
-        return ClipScore(clip.start_s, clip.end_s, float(scores.logit[0]), float(scores.prob[0]), frames)
+        counted = clip.main or self.tracks == "all"
+        score = ClipScore(clip.start_s, clip.end_s, float(scores.logit[0]), float(scores.prob[0]), counted, frames)
+        return clip.track, score
 
-    def _conclude(
+    def _refuse(self, path: Path, sha256: str | None, error: VideoError, facts: FileFacts | None) -> Verdict:
+        return self._make_verdict(
+            path, sha256, facts, outcome=Outcome.NOT_SCORABLE, reason=str(error.reason), detail=error.detail
+        )
+
+    def _report(
+        self, path: Path, sha256: str | None, conclusion: Conclusion, facts: FileFacts | None, note: str
+    ) -> Verdict:
+        several = len(conclusion.tracks) > 1
+        remarks = (conclusion.remark, self._remark if several else "", note)
+        return self._make_verdict(
+            path,
+            sha256,
+            facts,
+            outcome=conclusion.outcome,
+            detail="; ".join(remark for remark in remarks if remark),
+            logit=conclusion.logit,
+            conclusion=conclusion,
+        )
+
+    def _make_verdict(
         self,
         path: Path,
+        sha256: str | None,
+        facts: FileFacts | None,
+        *,
         outcome: Outcome,
-        reason: str | None,
         detail: str,
-        logit: float | None,
-        tracks: tuple[TrackScore, ...],
+        reason: str | None = None,
+        logit: float | None = None,
+        conclusion: Conclusion | None = None,
     ) -> Verdict:
+        ruling = self.ruling
         return Verdict(
             path=str(path),
-            sha256=_hash_if_readable(path),
+            sha256=sha256,
             outcome=outcome,
-            reason=None if reason is None else str(reason),
+            reason=reason,
             detail=detail,
-            p_fake=None if logit is None else _as_prob(logit),
+            p_fake=None if logit is None else as_prob(logit),
             logit=logit,
-            threshold=self._threshold.value,
-            uncertain=(self._threshold.low, self._threshold.high),
-            preset=self.preset,
-            tracks=tracks,
+            threshold=ruling.value,
+            uncertain=(ruling.low, ruling.high),
+            preset=ruling.preset,
+            rates=ruling.rates,
+            odds=ruling.weigh(logit),
+            face=conclusion.face if conclusion else None,
+            tracks=conclusion.tracks if conclusion else (),
+            file=facts,
             model=self.facts,
-            provider=self._model.provider,
+            provider=self.provider,
             purpose=self.contract.purpose,
             untrained_backbone=self.contract.untrained_backbone,
         )
 
 
-def _join_track(track: int, clips: list[ClipScore]) -> TrackScore:
-    logit = aggregate_video([clip.logit for clip in clips], [track] * len(clips))
-    return TrackScore(track, logit, _as_prob(logit), tuple(clips))
+def make_decoders(jobs: int = 1, limits: MediaLimits | None = None) -> DecoderPool:
+    """Decoders for `jobs` files at once, which share the processors."""
+    threads = max(1, count_processors() // jobs)
+    return DecoderPool(lambda: DecoderProcess(threads=threads, limits=limits or MediaLimits()))
+
+
+class _Either:
+    """Set when the caller's own cancel is, or ours."""
+
+    def __init__(self, own: Event, other: Cancel | None) -> None:
+        self.own = own
+        self._other = other
+
+    def is_set(self) -> bool:
+        return self.own.is_set() or (self._other is not None and self._other.is_set())
+
+
+class _WatchedVideo:
+    """A video whose reader is told how far it is, and stopped when nobody wants the rest."""
+
+    def __init__(self, video: IsolatedVideo, progress: Progress | None, cancel: Cancel | None) -> None:
+        self.facts: VideoFacts = video.facts
+        self._video = video
+        self._progress = progress
+        self._cancel = cancel
+
+    @property
+    def note(self) -> str:
+        """What was wrong with a file that could still be used."""
+        return self._video.note
+
+    def read_at(self, instants: NDArray[np.float64]) -> Iterator[tuple[slice, Frame]]:
+        """The frames on screen at ascending instants."""
+        for served, frame in self._video.read_at(instants):
+            if self._cancel is not None and self._cancel.is_set():
+                raise CancelledError(f"scoring {self._video.path} was cancelled")
+            if self._progress is not None:
+                self._progress(frame.time_s, self.facts.duration_s)
+            yield served, frame
+
+
+def describe_model(folder: ModelFolder, contract: Contract) -> ModelFacts:
+    """Which model speaks."""
+    head = contract.head
+    ways = ", both ways" if head.bidirectional else ""
+    return ModelFacts(
+        id=folder.scorer_sha256,
+        backbone=contract.backbone.name,
+        precision=contract.backbone.precision,
+        head=f"{head.encoder}{ways}, {head.pooling} pooling",
+        detector=contract.fingerprint.detector.name,
+        datasets=contract.training.datasets,
+        unmask_version=contract.unmask_version,
+    )
+
+
+def warn_of_tracks(taken: Keep, chosen: Keep) -> str:
+    """What to say where other faces count than those that the threshold was chosen on."""
+    if taken == chosen:
+        return ""
+    if taken == "all":
+        return "every face counts, but the threshold was chosen on main faces alone: false alarms are more frequent"
+    return "main faces alone count, but the threshold was chosen on every face: more fakes are missed"
+
+
+def _describe_file(path: Path, facts: VideoFacts) -> FileFacts:
+    return FileFacts(
+        size_bytes=path.stat().st_size,
+        container=facts.container,
+        codec=facts.codec,
+        width=facts.width,
+        height=facts.height,
+        frames=facts.frames,
+        duration_s=facts.duration_s,
+    )
 
 
 def _as_box(box: NDArray[np.float32]) -> tuple[float, float, float, float]:
@@ -108,12 +332,9 @@ def _as_box(box: NDArray[np.float32]) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def _as_prob(logit: float) -> float:
-    return float(apply_sigmoid(np.array(logit)))
-
-
 def _hash_if_readable(path: Path) -> str | None:
+    """sha256 of a file; None for what has no end to read to, or cannot be read."""
     try:
-        return hash_file(path)
+        return hash_file(path) if path.is_file() else None
     except OSError:
         return None
