@@ -17,9 +17,9 @@ class MediaLimits:
     The defaults let pass 8K, phones at 240 frames a second, a day of CCTV, and a film with a track for every language.
     """
 
-    # Of address space, for the decoder process. 8K in ten bits takes 1.2 GiB, 1080p half of one.
+    # Of address space, for the decoder process. 8K HEVC in ten bits takes 1.6 GiB, 1080p at most 0.8.
     memory_bytes: int = 2 << 30
-    # Processor time for every second of footage, and for any file beyond that. 8K takes about 10 s a second.
+    # Processor time for every second of footage, and for any file beyond that. 8K HEVC at 25 frames a second takes 5.
     cpu_s_per_s: float = 30.0
     cpu_base_s: float = 120.0
     # Of a frame, before and after its pixels are made square; twice 8K.
