@@ -31,9 +31,9 @@ COMMANDS = {
     "export": ("export.cli", "export_command"),
     "inspect": ("export.cli", "inspect_command"),
     "verify": ("export.cli", "verify_command"),
-    "score": ("serve.cli", "score_command"),
+    "score": ("serve.score_cli", "score_command"),
     "watch": ("serve.watch_cli", "watch_command"),
-    "demo": ("serve.cli", "demo_command"),
+    "demo": ("serve.demo_cli", "demo_command"),
 }
 # package -> the extra that brings it: scoring needs none of these
 EXTRAS = {

@@ -7,6 +7,7 @@
     ├── DeviceError          the device asked for cannot run
     ├── MissingPackageError  an optional package, or a download, that is not there
     ├── DiskError            writing failed: disk full, no permission
+    ├── CancelledError       whoever asked does not want the answer any more
     └── VideoError           one video cannot be used; a batch records it as a status and goes on
 
 A message says what was found, what was expected and what to do, and names the path.
@@ -14,6 +15,7 @@ A message says what was found, what was expected and what to do, and names the p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -49,6 +51,10 @@ class DiskError(UnmaskError):
     """The operating system refused to write."""
 
 
+class CancelledError(UnmaskError):
+    """Work was cancelled by the caller."""
+
+
 class Reason(StrEnum):
     """Why a video has no score."""
 
@@ -63,6 +69,15 @@ class Reason(StrEnum):
     NO_VIDEO_STREAM = "NO_VIDEO_STREAM"
     NOT_FOUND = "NOT_FOUND"
     NOT_FINITE = "NOT_FINITE"
+
+    @classmethod
+    def parse_retry(cls, texts: Iterable[str]) -> frozenset[Reason]:
+        """Reads what --retry was given: reasons in any case, separated by commas; UsageError for one there is not."""
+        names = sorted({name.strip().upper() for text in texts for name in text.split(",")})
+        unknown = [name for name in names if name not in cls.__members__]
+        if unknown:
+            raise UsageError(f"--retry {unknown[0]} is no reason; known are {', '.join(cls)}")
+        return frozenset(cls(name) for name in names)
 
 
 class VideoError(UnmaskError):

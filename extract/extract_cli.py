@@ -83,11 +83,7 @@ def _parse_redo(retry: tuple[str, ...], rehash: bool) -> Redo:
     from extract.errors import Reason
     from extract.run import Redo
 
-    reasons = frozenset(reason.strip().upper() for text in retry for reason in text.split(","))
-    unknown = sorted(reasons - set(Reason))
-    if unknown:
-        raise click.UsageError(f"--retry {unknown[0]} is no reason; known are {', '.join(Reason)}")
-    return Redo(reasons, rehash)
+    return Redo(Reason.parse_retry(retry), rehash)
 
 
 def _as_document(done: Extraction) -> dict[str, Any]:

@@ -15,12 +15,12 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.errors import Reason, UnmaskError, VideoError
+from extract.errors import CancelledError, Reason, UnmaskError, VideoError
 from extract.limits import DEFAULT_LIMITS, SLOWEST_BYTES_PER_S, MediaLimits
 from extract.live_video import LiveFrame, LiveOrder
 from extract.session import count_processors
@@ -34,8 +34,17 @@ MOST_PATIENCE_S = 3600.0  # whatever duration a file claims
 MOST_MESSAGE_BYTES = 1 << 20
 LEAST_SHARED_BYTES = 64 << 20  # room for many small frames
 DYING_S = 5.0
+CANCEL_S = 0.1  # between two looks at whether anybody still waits
 # Each thread of a decoder would reserve 64 MiB of the address space it may have, and each of numpy's another 32.
 THRIFT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+class Cancel(Protocol):
+    """Says that nobody wants the answer any more; a threading.Event does."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        ...
 
 
 def count_decoders() -> int:
@@ -79,6 +88,7 @@ class DecoderProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False  # it has said that it is
         self._reading = False  # frames of a file are on their way
+        self._cancel: Cancel | None = None
         self._selector = selectors.DefaultSelector()
         self._aborted = False
         self._frames = -1  # descriptor of the shared memory
@@ -96,11 +106,13 @@ class DecoderProcess:
             self.close()
             self._start()
 
-    def open(self, path: Path) -> IsolatedVideo:
+    def open(self, path: Path, cancel: Cancel | None = None) -> IsolatedVideo:
         """Opens a file; raises VideoError for anything that is not a readable video.
 
-        Raises UnmaskError where no decoder process can be started, which is no fault of the file.
+        Raises UnmaskError where no decoder process can be started, which is no fault of the file. Once `cancel` is
+        set, this and the reading of the frames raise CancelledError, and the process is ended.
         """
+        self._cancel = cancel
         if self._reading:
             self.close()
         self.launch()
@@ -279,14 +291,24 @@ class DecoderProcess:
         except OSError:
             self._explain_death(path)
 
+    def _heed_cancel(self, path: Path) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            self.close()
+            raise CancelledError(f"reading {path} was cancelled")
+
     def _hear(self, patience_s: float, path: Path) -> dict[str, Any]:
         """The next message; a refusal is raised."""
         assert self._process is not None  # started by `open`
         assert self._process.stdout is not None
         patience_s = min(patience_s, MOST_PATIENCE_S)
         deadline = time.monotonic() + patience_s
+        self._heed_cancel(path)
         while b"\n" not in self._pending:
-            if not self._selector.select(max(0.0, deadline - time.monotonic())):
+            left_s = max(0.0, deadline - time.monotonic())
+            if not self._selector.select(left_s if self._cancel is None else min(left_s, CANCEL_S)):
+                if left_s > CANCEL_S:
+                    self._heed_cancel(path)
+                    continue
                 self.close()
                 raise VideoError(
                     Reason.TIMED_OUT,

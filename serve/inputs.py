@@ -1,25 +1,53 @@
-"""The files that a command line names: files as they are, folders as the videos below them."""
+"""The files that a command line names: files, folders as the videos below them, patterns, and lists."""
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable
 from pathlib import Path
 
 from extract.errors import UsageError
 from extract.manifest import list_videos
 
+LIST = "-"  # in place of a path: read paths from a list
 
-def list_inputs(paths: Iterable[Path]) -> list[Path]:
-    """Every file to score, in order; a path that is missing, or a folder without videos, is a UsageError."""
+
+def list_inputs(texts: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
+    """Every file to score, once, in order; `listed` are the paths that stand for `-`.
+
+    What is named on the command line must be there: a path that is missing, a pattern that nothing matches, or a
+    folder without videos is a UsageError. What a list names is somebody else's word: a file that is missing stays in,
+    and is NOT_SCORABLE when its turn comes.
+    """
     files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = list_videos(path)
-            if not found:
-                raise UsageError(f"{path} holds no video; name a folder with video files in it, or the files")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise UsageError(f"no such file or folder: {path}")
+    for text in texts:
+        files += _expand_list(listed) if text == LIST else _expand(text)
     return list(dict.fromkeys(files))
+
+
+def split_list(content: bytes, *, null: bool = False) -> list[str]:
+    """The paths of a list, one a line, or ended by NUL; file names may hold any bytes."""
+    text = content.decode(errors="surrogateescape")
+    return [line for line in (text.split("\0") if null else text.splitlines()) if line.strip()]
+
+
+def _expand(text: str) -> list[Path]:
+    path = Path(text)
+    if path.is_dir():
+        found = list_videos(path)
+        if not found:
+            raise UsageError(f"{path} holds no video; name a folder with video files in it, or the files")
+        return found
+    if path.exists():
+        return [path]
+    if not glob.has_magic(text):
+        raise UsageError(f"no such file or folder: {path}")
+    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+    if not matches:
+        raise UsageError(f"nothing matches {text}; name files or folders, or another pattern")
+    # A folder that a pattern happens to match need not hold videos.
+    return [file for match in matches for file in (list_videos(match) if match.is_dir() else [match])]
+
+
+def _expand_list(listed: Iterable[str]) -> list[Path]:
+    return [file for text in listed for file in (list_videos(Path(text)) if Path(text).is_dir() else [Path(text)])]

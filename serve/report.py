@@ -36,6 +36,7 @@ from serve.words import (
     format_prob,
     format_share,
     list_limits,
+    show_signs,
 )
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -341,9 +342,7 @@ def show_text(value: Any) -> Any:
     """Texts as they are, with signs that cannot be seen, or that turn the direction of writing, written out."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return "".join(
-        sign if sign.isprintable() or sign == "\xa0" else sign.encode("unicode_escape").decode() for sign in value
-    )
+    return show_signs(value)
 
 
 @cache

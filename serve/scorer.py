@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from threading import Event
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,9 @@ from export.fused import ClipScores, FusedModel
 from export.verify import require_replay
 from extract.clips import Clip, ClipSpecs, read_clips
 from extract.detectors import Detector, open_detector_of_spec
-from extract.errors import UnmaskError, VideoError
+from extract.errors import VideoError
 from extract.files import hash_file
-from extract.isolation import DecoderProcess, IsolatedVideo, count_decoders
+from extract.isolation import Cancel, DecoderProcess, IsolatedVideo, count_decoders
 from extract.limits import MediaLimits
 from extract.session import Device, count_processors
 from extract.video import Frame, VideoFacts
@@ -38,18 +39,6 @@ Progress = Callable[[float, float], None]  # seconds of footage read, of so many
 
 NOTHING = np.empty((0, 0, 0, 3), np.uint8)
 WAITING_BYTES = 32 << 20  # of crops of one file that wait for the scorer, or one clip if that is larger
-
-
-class Cancel(Protocol):
-    """Says that nobody wants the verdict any more; a threading.Event does."""
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
-        ...
-
-
-class CancelledError(UnmaskError):
-    """Scoring was cancelled by the caller."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +122,7 @@ class Scorer:
         sha256 = _hash_if_readable(path)
         with self._decoders.lend() as decoder:
             try:
-                video = _WatchedVideo(decoder.open(path), progress, cancel)
+                video = _WatchedVideo(decoder.open(path, cancel), progress)
             except VideoError as error:
                 return self._refuse(path, sha256, error, None)
             facts = _describe_file(path, video.facts)
@@ -162,6 +151,12 @@ class Scorer:
                         yield future.result()
             finally:
                 stop.own.set()
+
+    @contextmanager
+    def read(self, path: Path) -> Iterator[IsolatedVideo]:
+        """A file opened once more in a decoder of its own; raises VideoError where it cannot be."""
+        with self._decoders.lend() as decoder:
+            yield decoder.open(path)
 
     def close(self) -> None:
         """Ends its threads and processes."""
@@ -268,13 +263,12 @@ class _Either:
 
 
 class _WatchedVideo:
-    """A video whose reader is told how far it is, and stopped when nobody wants the rest."""
+    """A video whose reader is told how far it is."""
 
-    def __init__(self, video: IsolatedVideo, progress: Progress | None, cancel: Cancel | None) -> None:
+    def __init__(self, video: IsolatedVideo, progress: Progress | None) -> None:
         self.facts: VideoFacts = video.facts
         self._video = video
         self._progress = progress
-        self._cancel = cancel
 
     @property
     def note(self) -> str:
@@ -284,8 +278,6 @@ class _WatchedVideo:
     def read_at(self, instants: NDArray[np.float64]) -> Iterator[tuple[slice, Frame]]:
         """The frames on screen at ascending instants."""
         for served, frame in self._video.read_at(instants):
-            if self._cancel is not None and self._cancel.is_set():
-                raise CancelledError(f"scoring {self._video.path} was cancelled")
             if self._progress is not None:
                 self._progress(frame.time_s, self.facts.duration_s)
             yield served, frame

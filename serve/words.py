@@ -195,3 +195,10 @@ def format_bytes(size: int) -> str:
             break
         value, unit = value / 1000, larger
     return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit} ({size:,} bytes)"
+
+
+def show_signs(text: str) -> str:
+    """The same with signs that cannot be seen, that move a terminal's cursor, or that turn the text, written out."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\xa0" else sign.encode("unicode_escape").decode() for sign in text
+    )

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Timer
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract import isolation
-from extract.errors import Reason, UnmaskError, VideoError
+from extract.errors import CancelledError, Reason, UnmaskError, VideoError
 from extract.isolation import DecoderProcess, IsolatedVideo
 from extract.video import Video, open_video
 from tests.media import carphone, carphone_frames, numbered_frames, read_number, write_audio, write_video
@@ -198,3 +199,15 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_file_that_hangs_is_given_up_as_soon_as_nobody_waits_for_it(tmp_path: Path, faulty: DecoderProcess) -> None:
+    path = write_video(tmp_path / "hang.mp4", numbered_frames(20))
+    cancel = Event()
+    frames = faulty.open(path, cancel).read_at(np.array([0.1, 0.3, 0.5, 0.7]))
+    next(frames)
+    Timer(0.3, cancel.set).start()
+    begun = time.monotonic()
+    with pytest.raises(CancelledError, match=r"reading .*hang.mp4 was cancelled"):
+        list(frames)
+    assert time.monotonic() - begun < 1.2  # sooner than the limit of 1.5 s

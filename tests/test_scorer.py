@@ -16,11 +16,11 @@ import pytest
 from export.bundle import SCORER, open_model_folder
 from export.certificate import CERTIFICATE, read_certificate
 from export.fused import FusedModel
-from extract.errors import MismatchError, UnmaskError, UsageError
+from extract.errors import CancelledError, MismatchError, UnmaskError, UsageError
 from extract.limits import MediaLimits
 from serve import scorer as scorer_module
 from serve.ruling import OWN
-from serve.scorer import CancelledError, Keep, Scorer
+from serve.scorer import Keep, Scorer
 from serve.verdict import Outcome, Verdict
 from tests.conftest import FACE, Pipeline, blur_face
 from tests.fakes import FixedDetector
@@ -108,7 +108,7 @@ def test_a_cancelled_file_ends_and_the_next_is_scored(scorer: Scorer) -> None:
         if done > total / 4:
             cancel.set()
 
-    with pytest.raises(CancelledError, match=r"scoring .*carphone.* was cancelled"):
+    with pytest.raises(CancelledError, match=r"reading .*carphone.* was cancelled"):
         scorer.score(carphone(), progress=stop, cancel=cancel)
     assert scorer.score(carphone()).p_fake is not None
 
