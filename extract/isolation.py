@@ -118,9 +118,15 @@ class DecoderProcess:
         self.launch()
         if not self._ready:
             self._await_start()
-        self._say({"open": os.fspath(path), "folder": _find_folder(path), "threads": self._threads}, path)
         patience_s = self._limit_s + _measure_size(path) / SLOWEST_BYTES_PER_S
-        answer = self._hear(patience_s, path)
+        try:
+            self._say({"open": os.fspath(path), "folder": _find_folder(path), "threads": self._threads}, path)
+            answer = self._hear(patience_s, path)
+        except UnmaskError:
+            raise
+        except BaseException:  # Ctrl-C: the answer that is still to come would be taken for that on the next file
+            self.close()
+            raise
         try:
             facts = VideoFacts(**answer["facts"])
         except (KeyError, TypeError):
@@ -390,5 +396,5 @@ def _find_folder(path: Path) -> str:
 def _measure_size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # a name that the system does not take
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,17 +29,20 @@ def list_inputs(texts: Iterable[str], listed: Iterable[str] = ()) -> list[Path]:
 def split_list(content: bytes, *, null: bool = False) -> list[str]:
     """The paths of a list, one a line, or ended by NUL; file names may hold any bytes."""
     text = content.decode(errors="surrogateescape")
-    return [line for line in (text.split("\0") if null else text.splitlines()) if line.strip()]
+    if null:
+        return [name for name in text.split("\0") if name]
+    # Not splitlines: a name may hold the other signs that end a line in Unicode.
+    return [line for line in (line.removesuffix("\r") for line in text.split("\n")) if line.strip()]
 
 
 def _expand(text: str) -> list[Path]:
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(text):  # unlike Path's, it bears with names that are too long for the system
         found = list_videos(path)
         if not found:
             raise UsageError(f"{path} holds no video; name a folder with video files in it, or the files")
         return found
-    if path.exists():
+    if os.path.exists(text):
         return [path]
     if not glob.has_magic(text):
         raise UsageError(f"no such file or folder: {path}")
@@ -50,4 +54,9 @@ def _expand(text: str) -> list[Path]:
 
 
 def _expand_list(listed: Iterable[str]) -> list[Path]:
-    return [file for text in listed for file in (list_videos(Path(text)) if Path(text).is_dir() else [Path(text)])]
+    # A folder without a video stays in, as what it is: NOT_SCORABLE.
+    return [
+        file
+        for path in map(Path, listed)
+        for file in ((list_videos(path) or [path]) if os.path.isdir(path) else [path])
+    ]

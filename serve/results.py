@@ -10,6 +10,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ from serve.verdict import FORMAT, Verdict
 SEEN = ("counted_faces", "size_bytes", "mtime_ns")
 COLUMNS = (*CSV_COLUMNS, *SEEN)
 SUFFIXES = (".jsonl", ".csv")
+BEGINNING = json.dumps({"format": FORMAT})[:-1].encode()  # of every JSON line
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a results file: its bytes, and what is read in it."""
+    """A line of a results file: where it lies, and what is read in it."""
 
-    content: bytes
+    start: int
+    end: int
     path: str
     state: tuple[int, int] | None  # size and time of change, where the file was there
     outcome: str
@@ -71,21 +74,25 @@ class ResultsFile:
             raise UsageError(f"{path}: results are JSON lines or CSV; name a file that ends in .jsonl or .csv")
         self._path = path
         self._terms = terms
+        # As they are before they are scored: one that changes meanwhile is scored again the next time.
+        self._states = {str(file): _read_state(file) for file in files}
         self._as_csv = path.suffix.lower() == ".csv"
         with translate_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock(path.with_name(f".{path.name}.lock"), f"writes {path}")
+        self._lock_path = path.with_name(f".{path.name}.lock")
+        self._lock = Lock(self._lock_path, f"writes {path}")
         try:
-            self.kept = self._continue(files, retry)
             with translate_os_errors(path):
+                self.kept = self._continue(retry)
                 self._file: BinaryIO = path.open("ab")
         except BaseException:
-            self._lock.release()
+            self._unlock()
             raise
 
     def add(self, verdict: Verdict) -> None:
         """Writes a line, and returns when it is on the disk."""
-        cells = {"counted_faces": self._terms.counted_faces, **_describe_state(Path(verdict.path))}
+        state = self._states.get(verdict.path) or (None, None)
+        cells = {"counted_faces": self._terms.counted_faces, **dict(zip(SEEN[1:], state, strict=True))}
         if self._as_csv:
             line = format_row({**list_cells(verdict), **cells}.values())
         else:
@@ -98,7 +105,7 @@ class ResultsFile:
     def close(self) -> None:
         """Lets others write."""
         self._file.close()
-        self._lock.release()
+        self._unlock()
 
     def __enter__(self) -> ResultsFile:
         return self
@@ -106,64 +113,85 @@ class ResultsFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _continue(self, files: Sequence[Path], retry: frozenset[str]) -> dict[str, str]:
-        content = self._path.read_bytes() if self._path.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1]  # a line that a kill cut off is made again
-        wanted = {str(file): file for file in files}
+    def _unlock(self) -> None:
+        with suppress(OSError):  # a lock that stays behind locks nobody out
+            self._lock_path.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _continue(self, retry: frozenset[str]) -> dict[str, str]:
+        """Brings the file to whole lines, one a path, without those of files to score again."""
+        head = f"{format_row(COLUMNS)}\n".encode() if self._as_csv else b""
         kept: dict[str, Line] = {}
-        for line in self._read_lines(whole):
-            file = wanted.get(line.path)
-            if file is not None and (line.reason in retry or line.state != _read_state(file)):
+        size = self._path.stat().st_size if self._path.is_file() else 0
+        for line in self._read_lines(head) if size else ():
+            scored_again = line.path in self._states and (line.reason in retry or line.state != self._states[line.path])
+            if scored_again:
                 kept.pop(line.path, None)
             else:
                 kept[line.path] = line
-        head = f"{format_row(COLUMNS)}\n".encode() if self._as_csv else b""
-        new = head + b"".join(line.content for line in kept.values())
-        if new != content:
-            with write_aside(self._path) as temporary:
-                temporary.write_bytes(new)
-        return {path: line.outcome for path, line in kept.items() if path in wanted}
+        if not size or size != len(head) + sum(line.end - line.start for line in kept.values()):
+            self._rewrite(head, kept.values())
+        return {path: line.outcome for path, line in kept.items() if path in self._states}
 
-    def _read_lines(self, content: bytes) -> Iterator[Line]:
-        lines = _split_csv(content) if self._as_csv else content.splitlines(keepends=True)
-        if self._as_csv and lines and lines[0].strip() != format_row(COLUMNS).encode():
-            raise FormatError(f"{self._path} has other columns than this version writes; choose another --out")
-        for number, line in enumerate(lines[1:] if self._as_csv else lines, start=1):
-            try:
-                found = _read_row(line) if self._as_csv else _read_document(line)
-            except (ValueError, KeyError, TypeError) as error:
-                raise FormatError(
-                    f"{self._path}: result {number} is not one of `unmask score`; choose another --out"
-                ) from error
-            differences = describe_difference(vars(found.terms), vars(self._terms), words=("it has", "asked for is"))
-            if differences:
-                raise MismatchError(
-                    f"{self._path} holds verdicts under other terms ({'; '.join(differences)}); choose another --out"
-                )
-            yield found
+    def _rewrite(self, head: bytes, lines: Iterable[Line]) -> None:
+        with write_aside(self._path) as temporary, temporary.open("wb") as new:
+            new.write(head)
+            if self._path.is_file():
+                with self._path.open("rb") as old:
+                    for line in lines:
+                        old.seek(line.start)
+                        new.write(old.read(line.end - line.start))
+
+    def _read_lines(self, head: bytes) -> Iterator[Line]:
+        """The whole lines under the head; one that a kill cut off is left out, for it is made again."""
+        with self._path.open("rb") as file:
+            if not head.startswith(file.read(len(head))):
+                raise FormatError(f"{self._path} has other columns than this version writes; choose another --out")
+            start = len(head)
+            for number, content in enumerate(_split_records(file) if self._as_csv else file, start=1):
+                if not content.endswith(b"\n"):
+                    if not self._as_csv and content[: len(BEGINNING)] != BEGINNING[: len(content)]:
+                        raise FormatError(f"{self._path} holds something else than results; choose another --out")
+                    return
+                yield self._read_line(content, start, number)
+                start += len(content)
+
+    def _read_line(self, content: bytes, start: int, number: int) -> Line:
+        try:
+            cells = _read_row(content) if self._as_csv else _read_document(content)
+            line = _make_line(cells, start, start + len(content))
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(
+                f"{self._path}: result {number} is not one of `unmask score`; choose another --out"
+            ) from error
+        differences = describe_difference(vars(line.terms), vars(self._terms), words=("it has", "asked for is"))
+        if differences:
+            raise MismatchError(
+                f"{self._path} holds verdicts under other terms ({'; '.join(differences)}); choose another --out"
+            )
+        return line
 
 
-def _read_document(line: bytes) -> Line:
+def _read_document(line: bytes) -> Mapping[str, Any]:
     document = json.loads(line)
     if document["format"] != FORMAT:
         raise ValueError(document["format"])
     odds = document["odds"]
-    cells = {
+    return {
         **document,
         "model": document["model"]["id"],
         "prevalence": None if odds is None else odds["prevalence"],
     }
-    return _make_line(line, cells)
 
 
-def _read_row(line: bytes) -> Line:
+def _read_row(line: bytes) -> Mapping[str, Any]:
     (row,) = csv.reader([line.decode(errors="surrogateescape")], strict=True)
     if len(row) != len(COLUMNS):
         raise ValueError(row)
-    return _make_line(line, {name: cell or None for name, cell in zip(COLUMNS, row, strict=True)})
+    return {name: cell or None for name, cell in zip(COLUMNS, row, strict=True)}
 
 
-def _make_line(line: bytes, cells: Mapping[str, Any]) -> Line:
+def _make_line(cells: Mapping[str, Any], start: int, end: int) -> Line:
     size, mtime = cells["size_bytes"], cells["mtime_ns"]
     prevalence = cells["prevalence"]
     terms = Terms(
@@ -174,35 +202,23 @@ def _make_line(line: bytes, cells: Mapping[str, Any]) -> Line:
         None if prevalence is None else float(prevalence),
     )
     state = None if size is None or mtime is None else (int(size), int(mtime))
-    return Line(line, cells["path"], state, cells["outcome"], cells["reason"] or "", terms)
+    return Line(start, end, cells["path"], state, cells["outcome"], cells["reason"] or "", terms)
 
 
-def _split_csv(content: bytes) -> list[bytes]:
-    """The records of a CSV file, as bytes: a quoted cell may hold line ends."""
-    records: list[bytes] = []
+def _split_records(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The records of a CSV file: a quoted cell may hold line ends. One that is cut off inside a cell is left out."""
     pending = b""
-    for line in content.splitlines(keepends=True):
+    for line in lines:
         pending += line
         if pending.count(b'"') % 2 == 0:
-            records.append(pending)
+            yield pending
             pending = b""
-    return records
-
-
-def _describe_state(path: Path) -> dict[str, int | None]:
-    state = _read_state(path)
-    return {"size_bytes": None, "mtime_ns": None} if state is None else dict(zip(SEEN[1:], state, strict=True))
 
 
 def _read_state(path: Path) -> tuple[int, int] | None:
     """Size and time of change of a file; None where there is none."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name that the system does not take
         return None
     return found.st_size, found.st_mtime_ns
-
-
-def list_todo(files: Iterable[Path], kept: Mapping[str, str]) -> list[Path]:
-    """The files of a batch that have no result yet."""
-    return [file for file in files if str(file) not in kept]

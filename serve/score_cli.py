@@ -36,7 +36,9 @@ STOPPED = 130  # of Ctrl-C
     default=None,
     help="Also write the results to this .jsonl or .csv; what it holds already is not scored again.",
 )
-@click.option("--retry", multiple=True, metavar="REASON", help="Score again what --out has no score of for it.")
+@click.option(
+    "--retry", multiple=True, metavar="REASON", help="Score again what --out holds as this, such as TIMED_OUT."
+)
 @click.option(
     "--report",
     type=click.Path(path_type=Path),
@@ -71,6 +73,8 @@ def score_command(
 
     PATHS are files, folders (the videos below them), patterns, or - for a list of paths on standard input. A file that
     cannot be scored is NOT_SCORABLE with its reason, and the others go on. Verdicts are printed as they come.
+
+    Exits with 0 when all is done, 1 for an error, 2 for misuse, 3 for what --fail-on names, and 130 after Ctrl-C.
     """
     from extract.isolation import count_decoders
     from serve.batch import score_batch
@@ -78,10 +82,10 @@ def score_command(
 
     form = _choose_form(as_json, as_csv)
     redo = _parse_retry(retry, out)
-    files = _list_files(paths, null=null)
-    jobs = jobs or min(count_decoders(), max(1, len(files)))
     choices: dict[str, Any] = {"preset": preset, "threshold": threshold, "prevalence": prevalence, "tracks": tracks}
     try:
+        files = _list_files(paths, null=null)
+        jobs = jobs or min(count_decoders(), max(1, len(files)))
         with Scorer.open(model, device, **choices, jobs=jobs) as scorer, ExitStack() as stack:
             reports = _open_reports(report, scorer, model, len(files))
             results = stack.enter_context(_open_results(out, scorer, files, redo)) if out else None

@@ -21,9 +21,9 @@ from export.fused import ClipScores, FusedModel
 from export.verify import require_replay
 from extract.clips import Clip, ClipSpecs, read_clips
 from extract.detectors import Detector, open_detector_of_spec
-from extract.errors import VideoError
+from extract.errors import CancelledError, VideoError
 from extract.files import hash_file
-from extract.isolation import Cancel, DecoderProcess, IsolatedVideo, count_decoders
+from extract.isolation import CANCEL_S, Cancel, DecoderProcess, IsolatedVideo, count_decoders
 from extract.limits import MediaLimits
 from extract.session import Device, count_processors
 from extract.video import Frame, VideoFacts
@@ -127,7 +127,7 @@ class Scorer:
                 return self._refuse(path, sha256, error, None)
             facts = _describe_file(path, video.facts)
             try:
-                conclusion = conclude(self._score_clips(video), self.ruling)
+                conclusion = conclude(self._score_clips(video, cancel), self.ruling)
             except VideoError as error:
                 return self._refuse(path, sha256, error, facts)
         return self._report(path, sha256, conclusion, facts, video.note)
@@ -169,18 +169,22 @@ class Scorer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _score_clips(self, video: _WatchedVideo) -> Iterator[tuple[int, ClipScore]]:
+    def _score_clips(self, video: _WatchedVideo, cancel: Cancel | None) -> Iterator[tuple[int, ClipScore]]:
         """Every clip of every face with its scores; a few clips wait for the scorer while the next are read."""
         sent: deque[_Sent] = deque()
-        for clip in read_clips(video, self._specs, self._detector):
-            sent.append(_Sent(replace(clip, crops=NOTHING), clip.crops.nbytes, self._batcher.submit(clip.crops)))
-            while len(sent) > 1 and sum(one.crops_bytes for one in sent) > WAITING_BYTES:
-                yield self._receive(sent.popleft())
-        while sent:
-            yield self._receive(sent.popleft())
+        try:
+            for clip in read_clips(video, self._specs, self._detector):
+                sent.append(_Sent(replace(clip, crops=NOTHING), clip.crops.nbytes, self._batcher.submit(clip.crops)))
+                while len(sent) > 1 and sum(one.crops_bytes for one in sent) > WAITING_BYTES:
+                    yield self._receive(sent.popleft(), cancel)
+            while sent:
+                yield self._receive(sent.popleft(), cancel)
+        finally:
+            for one in sent:  # nobody wants them any more
+                one.scores.cancel()
 
-    def _receive(self, sent: _Sent) -> tuple[int, ClipScore]:
-        clip, scores = sent.clip, sent.scores.result()
+    def _receive(self, sent: _Sent, cancel: Cancel | None) -> tuple[int, ClipScore]:
+        clip, scores = sent.clip, _await(sent.scores, cancel)
         frames = tuple(
             FrameScore(float(time_s), float(prob), _as_box(box))
             for time_s, prob, box in zip(clip.times_s, scores.frame_prob[0], clip.boxes, strict=True)
@@ -281,6 +285,14 @@ class _WatchedVideo:
             if self._progress is not None:
                 self._progress(frame.time_s, self.facts.duration_s)
             yield served, frame
+
+
+def _await(scores: Future[ClipScores], cancel: Cancel | None) -> ClipScores:
+    while cancel is not None and not scores.done():
+        wait([scores], CANCEL_S)
+        if cancel.is_set():
+            raise CancelledError("scoring was cancelled")
+    return scores.result()
 
 
 def describe_model(folder: ModelFolder, contract: Contract) -> ModelFacts:

@@ -67,13 +67,26 @@ def test_a_list_stands_where_the_dash_does_and_keeps_what_is_missing(films: Path
     ]
 
 
-@given(st.lists(st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name and name.strip())))
+@given(st.lists(st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name)))
 def test_any_file_name_passes_through_a_list_ended_by_nul(found: list[bytes]) -> None:
     listed = split_list(b"".join(name + b"\0" for name in found), null=True)
-    assert [os.fsencode(name) for name in listed] == [
-        name for name in found if name.decode(errors="surrogateescape").strip()
-    ]
+    assert [os.fsencode(name) for name in listed] == found
 
 
 def test_lines_of_a_list_end_as_on_any_system() -> None:
     assert split_list(b"a.mp4\n\nb c.mp4\r\n\xff.mp4") == ["a.mp4", "b c.mp4", "\udcff.mp4"]
+
+
+def test_only_the_end_of_a_line_ends_a_name_of_a_list() -> None:
+    names = ["page\fbreak.mp4", "line\u2028separator.mp4", "escape\x1c.mp4"]
+    assert split_list("\n".join(names).encode()) == names
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0.mp4", "empty"])
+def test_a_list_may_name_what_can_be_no_video(films: Path, name: str) -> None:
+    assert names("-", listed=(name, "a.mp4")) == [name, "a.mp4"]
+
+
+def test_a_name_that_is_too_long_is_misuse(films: Path) -> None:
+    with pytest.raises(UsageError, match="no such file or folder: xxx"):
+        list_inputs(["x" * 300])

@@ -201,6 +201,29 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def test_ctrl_c_while_a_file_is_opened_leaves_no_answer_for_the_next(
+    tmp_path: Path, decoder: DecoderProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "v.mp4", numbered_frames(20))
+    with monkeypatch.context() as patch:
+        patch.setattr(DecoderProcess, "_hear", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            decoder.open(tmp_path / "missing.mp4")
+    assert decoder.open(path).facts == open_video(path).facts
+
+
+def raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0.mp4"])
+def test_a_name_that_no_file_can_have_is_refused_and_the_next_file_read(decoder: DecoderProcess, name: str) -> None:
+    with pytest.raises(VideoError) as refused:
+        decoder.open(Path(name))
+    assert refused.value.reason in (Reason.NOT_FOUND, Reason.DECODE_ERROR)
+    assert decoder.open(carphone()).facts == open_video(carphone()).facts
+
+
 def test_a_file_that_hangs_is_given_up_as_soon_as_nobody_waits_for_it(tmp_path: Path, faulty: DecoderProcess) -> None:
     path = write_video(tmp_path / "hang.mp4", numbered_frames(20))
     cancel = Event()

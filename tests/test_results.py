@@ -19,7 +19,7 @@ from serve.verdict import Outcome, Verdict
 from tests.verdicts import make_verdict
 
 TERMS = Terms(make_verdict().model.id, "security", 0.5, "main", None)
-NAMES = ("a.mp4", 'b "quoted", and\nbroken.mp4', "c\udcff.mp4", "d.mp4")
+NAMES = ("a.mp4", 'b "quoted", and\nbroken.mp4', "c\udcff.mp4", "d\r.mp4")
 
 
 @pytest.fixture(params=[".jsonl", ".csv"])
@@ -63,18 +63,19 @@ def test_a_batch_is_scored_once(out: Path, tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(share=st.floats(0, 1), suffix=st.sampled_from([".jsonl", ".csv"]))
-def test_cut_off_at_any_byte_it_continues_with_one_line_a_file(
-    tmp_path_factory: pytest.TempPathFactory, share: float, suffix: str
+@given(shares=st.lists(st.floats(0, 1), min_size=1, max_size=3), suffix=st.sampled_from([".jsonl", ".csv"]))
+def test_cut_off_at_any_bytes_it_continues_with_one_line_a_file(
+    tmp_path_factory: pytest.TempPathFactory, shares: list[float], suffix: str
 ) -> None:
     folder = tmp_path_factory.mktemp("cut")
     files, out = make_files(folder), folder / f"results{suffix}"
     write_all(out, files)
     whole = out.read_bytes()
-    os.truncate(out, round(share * len(whole)))
-    write_all(out, files)
-    assert sorted(read_paths(out)) == sorted(str(file) for file in files)
-    assert len(out.read_bytes()) == len(whole)
+    for share in shares:
+        os.truncate(out, round(share * len(whole)))
+        scored = write_all(out, files)
+        assert out.read_bytes() == whole
+        assert scored == [file.name for file in files[len(files) - len(scored) :]]
 
 
 def test_a_file_that_has_changed_is_scored_again(out: Path, tmp_path: Path) -> None:
@@ -83,6 +84,15 @@ def test_a_file_that_has_changed_is_scored_again(out: Path, tmp_path: Path) -> N
     files[1].write_bytes(b"another film")
     assert write_all(out, files) == [files[1].name]
     assert sorted(read_paths(out)) == sorted(str(file) for file in files)
+
+
+def test_a_file_that_changes_while_it_is_scored_is_scored_again(out: Path, tmp_path: Path) -> None:
+    files = make_files(tmp_path)
+    with ResultsFile(out, TERMS, files) as results:
+        files[0].write_bytes(b"another film")
+        for file in files:
+            results.add(judge(file))
+    assert write_all(out, files) == [files[0].name]
 
 
 def test_results_of_files_that_are_not_asked_for_stay(out: Path, tmp_path: Path) -> None:
@@ -135,6 +145,10 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(out: Path) -> None:
     with pytest.raises(FormatError, match="choose another --out"):
         ResultsFile(out, TERMS, [])
     assert out.read_text() == "shopping list\nmilk\n"
+    out.write_text("a note without a line's end")
+    with pytest.raises(FormatError, match="choose another --out"):
+        ResultsFile(out, TERMS, [])
+    assert out.read_text() == "a note without a line's end"
     with pytest.raises(UsageError, match=r"name a file that ends in .jsonl or .csv"):
         ResultsFile(out.with_suffix(".txt"), TERMS, [])
 
@@ -143,3 +157,4 @@ def test_two_batches_never_write_one_file(out: Path) -> None:
     with ResultsFile(out, TERMS, []), pytest.raises(UnmaskError, match=r"another run \(process \d+\) writes"):
         ResultsFile(out, TERMS, [])
     ResultsFile(out, TERMS, []).close()
+    assert list(out.parent.iterdir()) == [out]  # and no lock stays

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def test_a_batch_continues_where_it_was(pipeline: Pipeline, grey: Path, tmp_path
     first = score(pipeline.model, grey, "--out", out)
     again = score(pipeline.model, grey, carphone(), "--out", out, "--json")
     assert first.exit_code == again.exit_code == 0
-    assert "1 files have a result already" in again.stderr
+    assert "1 file has a result already" in again.stderr
     assert [line["path"] for line in read_lines(again.stdout)] == [str(carphone())]
     assert [line["path"] for line in read_lines(out.read_text())] == [str(grey), str(carphone())]
 
@@ -126,6 +128,33 @@ def test_ctrl_c_ends_soon_and_says_how_to_go_on(pipeline: Pipeline, tmp_path: Pa
     assert said == "unmask: stopped; the same command continues\n"
     assert time.monotonic() - begun < 10  # a second or so on a quiet machine
     assert len(read_lines((tmp_path / "r.jsonl").read_text())) >= 1
+
+
+def test_a_person_sees_lines_and_a_bar_that_does_not_stand_in_them(pipeline: Pipeline, grey: Path) -> None:
+    paths = [str(path) for path in (grey, carphone(), pipeline.videos[0].path)]
+    shown = run_in_terminal([sys.executable, "-m", "unmask", "score", str(pipeline.model), *paths])
+    assert "scoring" in shown
+    assert "1/3" in shown
+    lines = [line.rpartition("\x1b[2K")[2] for line in shown.split("\r\n")]  # what a cleared line shows in the end
+    for path in paths:
+        assert any(line.startswith(("REAL", "FAKE", "UNCERTAIN", "NOT_SCORABLE")) and path in line for line in lines)
+
+
+def run_in_terminal(command: list[str]) -> str:
+    """What a command writes to a terminal that is both its outputs."""
+    ours, theirs = pty.openpty()
+    try:
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+        process = subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs, env=environment)
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # how a terminal ends
+            while chunk := os.read(ours, 1 << 16):
+                shown += chunk
+        assert process.wait(60) == 0
+        return shown.decode()
+    finally:
+        os.close(ours)
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(pipeline: Pipeline) -> None:

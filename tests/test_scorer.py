@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
@@ -15,10 +15,11 @@ import pytest
 
 from export.bundle import SCORER, open_model_folder
 from export.certificate import CERTIFICATE, read_certificate
-from export.fused import FusedModel
+from export.fused import ClipScores, FusedModel
 from extract.errors import CancelledError, MismatchError, UnmaskError, UsageError
 from extract.limits import MediaLimits
 from serve import scorer as scorer_module
+from serve.clip_model import ClipModel, Crops
 from serve.ruling import OWN
 from serve.scorer import Keep, Scorer
 from serve.verdict import Outcome, Verdict
@@ -99,6 +100,50 @@ def test_progress_tells_how_far_the_footage_was_read(scorer: Scorer) -> None:
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert len(told) == 32
     assert 0 <= told[0][0] < told[-1][0] < told[0][1] == pytest.approx(4.0, abs=1.1)
+
+
+class BusyModel:
+    """A model that is busy with its first run until it is told to go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.told = Event(), Event()
+        self.runs: list[int] = []
+        score = ClipModel.score
+
+        def score_when_told(model: ClipModel, clips: Sequence[Crops]) -> list[ClipScores]:
+            self.runs.append(len(clips))
+            self.begun.set()
+            assert self.told.wait(30)
+            return score(model, clips)
+
+        monkeypatch.setattr(ClipModel, "score", score_when_told)
+
+
+def test_clips_that_wait_are_not_scored_for_a_file_that_was_cancelled(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, cancel = BusyModel(monkeypatch), Event()
+    film = write_video(tmp_path / "long.mp4", carphone_frames(24) * 40)  # 39 s: four clips
+
+    def stop(done: float, total: float) -> None:
+        if done > 0.9 * total and busy.begun.wait(30):
+            cancel.set()
+
+    with open_scorer(pipeline, FACE) as scorer:
+        with pytest.raises(CancelledError):
+            scorer.score(film, progress=stop, cancel=cancel)
+        busy.told.set()
+    assert busy.runs == [1]
+
+
+def test_a_file_that_waits_for_its_scores_alone_can_be_cancelled(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = BusyModel(monkeypatch)
+    with open_scorer(pipeline, FACE) as scorer:
+        with pytest.raises(CancelledError, match="scoring was cancelled"):
+            scorer.score(carphone(), cancel=busy.begun)  # set when its only clip is being scored
+        busy.told.set()
 
 
 def test_a_cancelled_file_ends_and_the_next_is_scored(scorer: Scorer) -> None:
