@@ -1,0 +1,1 @@
+"""The HTTP service: jobs that survive a restart, and a page to drop videos on."""

@@ -1,0 +1,530 @@
+// The page at work: what is dropped is sent one file after another, followed while it is scored, and shown.
+
+import { fillFacts, make, makeName, renderVerdict, takeExhibits } from "./result.js";
+import * as say from "./words.js";
+
+const KEY = "unmask-key";
+const POLL_MS = 2000;
+const TERMINAL = ["done", "failed", "cancelled"];
+const SENTENCES = {
+  0: "The service cannot be reached. Look whether it runs and whether you are online, then try again.",
+  401: "The service asks for an API key, or does not know the one you gave.",
+  404: "This is not here any more, or it belongs to another key.",
+  413: "The file is larger or longer than this service takes.",
+  415: "The service takes videos only, and this file is not sent as one.",
+  429: "The service has as many files waiting as it may have.",
+  503: "The service is starting or stopping and takes nothing at the moment.",
+  507: "The service has no room left on its disk.",
+};
+
+const at = (id) => document.getElementById(id);
+const uploads = []; // {key, file, state: waiting | sending | resting | failed, ratio, text, request, retryAt, again}
+const jobs = new Map();
+const rows = new Map();
+let shown = null; // the id of the job whose result is open
+let openNext = false; // the first result of what was dropped last opens by itself
+let watching = false;
+let limits = {};
+let count = 0;
+
+class Problem extends Error {
+  constructor(status, document, retryAfter) {
+    const detail = typeof document?.detail === "string" ? document.detail : typeof document?.title === "string" ? document.title : "";
+    super(say.showSigns(detail || SENTENCES[status] || `The service answered with the error ${status}.`));
+    this.status = status;
+    this.retryS = Math.min(Math.max(Number(retryAfter) || 5, 1), 600);
+  }
+}
+
+// the service
+
+const authorise = () => {
+  const key = sessionStorage.getItem(KEY);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+};
+
+async function call(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers: { ...authorise(), ...options.headers }, cache: "no-store" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0);
+  }
+  if (!response.ok) throw await readProblem(response);
+  return response;
+}
+
+async function readProblem(response) {
+  const document = await response.json().catch(() => null);
+  return new Problem(response.status, document, response.headers.get("Retry-After"));
+}
+
+const pathOf = (id, rest = "") => `/v1/videos/${encodeURIComponent(id)}${rest}`;
+
+async function refresh() {
+  const { videos } = await (await call("/v1/videos?limit=50")).json();
+  const known = new Set(videos.map((job) => job.id));
+  for (const id of jobs.keys()) if (!known.has(id) && id !== shown) jobs.delete(id);
+  videos.forEach(accept);
+  render();
+}
+
+function accept(job) {
+  const before = jobs.get(job.id);
+  jobs.set(job.id, job);
+  if (before && !TERMINAL.includes(before.state) && TERMINAL.includes(job.state)) finish(job);
+}
+
+function finish(job) {
+  announce(`${say.showSigns(job.name)}: ${tellState(job)}`);
+  if (openNext && job.state !== "cancelled") {
+    openNext = false;
+    open(job.id, false);
+  }
+}
+
+// Follows the job that is next in turn by its events, and the others by asking now and then.
+async function watch() {
+  if (watching) return;
+  watching = true;
+  for (let job = nextUnfinished(); job; job = nextUnfinished()) {
+    try {
+      await follow(job.id);
+      await refresh();
+    } catch (error) {
+      report(error);
+      if (error.status === 401) break;
+      await pause(POLL_MS);
+      await refresh().then(clearTrouble, () => {});
+    }
+  }
+  watching = false;
+}
+
+const countUnfinished = () => [...jobs.values()].filter((job) => !TERMINAL.includes(job.state)).length;
+
+function nextUnfinished() {
+  const open = [...jobs.values()].filter((job) => !TERMINAL.includes(job.state));
+  return open.find((job) => job.state === "running") ?? open.sort((a, b) => a.created_at.localeCompare(b.created_at))[0];
+}
+
+async function follow(id) {
+  const stop = new AbortController();
+  const poll = setInterval(() => countUnfinished() > 1 && refresh().catch(() => {}), POLL_MS);
+  const limit = setTimeout(() => stop.abort(), 30 * POLL_MS);
+  try {
+    const response = await call(pathOf(id, "/events"), { signal: stop.signal, headers: { Accept: "text/event-stream" } });
+    await readEvents(response.body, (job) => {
+      accept(job);
+      render();
+    });
+  } catch (error) {
+    if (error instanceof Problem) throw error;
+    if (error.name !== "AbortError") throw new Problem(0);
+  } finally {
+    clearInterval(poll);
+    clearTimeout(limit);
+  }
+  if (!TERMINAL.includes(jobs.get(id)?.state)) await pause(300);
+}
+
+async function readEvents(body, take) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const events = (buffer + value).replaceAll("\r\n", "\n").split("\n\n");
+    buffer = events.pop();
+    for (const event of events) {
+      const lines = event.split("\n");
+      const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart());
+      if (lines.some((line) => /^event: ?job$/.test(line)) && data.length) take(JSON.parse(data.join("\n")));
+    }
+  }
+}
+
+// uploads
+
+function enqueue(files) {
+  for (const file of files) {
+    count += 1;
+    const upload = { key: `upload-${count}`, file, state: "waiting", ratio: 0, text: "", request: null, retryAt: 0, again: false };
+    const most = limits.max_size_bytes;
+    if (file.size === 0) fail(upload, "The file is empty, so there is nothing to look at.");
+    else if (most && file.size > most) fail(upload, `The file has ${say.formatBytes(file.size)}, and this service takes at most ${say.formatBytes(most)}.`);
+    uploads.push(upload);
+  }
+  openNext = true;
+  render();
+  pump();
+}
+
+function fail(upload, text, again = false) {
+  upload.state = "failed";
+  upload.again = again;
+  upload.text = text;
+  announce(`${say.showSigns(upload.file.name)}: ${text}`);
+}
+
+function pump() {
+  if (uploads.some((upload) => upload.state === "sending" || upload.state === "resting")) return;
+  const next = uploads.find((upload) => upload.state === "waiting");
+  if (next) send(next);
+}
+
+function send(upload) {
+  const request = new XMLHttpRequest();
+  Object.assign(upload, { state: "sending", ratio: 0, text: "", request });
+  request.open("POST", `/v1/videos?name=${encodeURIComponent(upload.file.name.toWellFormed?.() ?? upload.file.name)}`);
+  for (const [name, value] of Object.entries(authorise())) request.setRequestHeader(name, value);
+  request.setRequestHeader("Content-Type", upload.file.type.startsWith("video/") ? upload.file.type : "application/octet-stream");
+  request.upload.onprogress = (event) => {
+    if (event.lengthComputable) upload.ratio = event.loaded / event.total;
+    render();
+  };
+  request.onload = () => answered(upload, request);
+  request.onerror = () => refused(upload, new Problem(0));
+  request.send(upload.file);
+  render();
+}
+
+function answered(upload, request) {
+  let document = null;
+  try {
+    document = JSON.parse(request.responseText);
+  } catch {
+    // told by the status
+  }
+  if (request.status < 200 || request.status > 299 || !document?.id) {
+    refused(upload, new Problem(request.status, document, request.getResponseHeader("Retry-After")));
+    return;
+  }
+  drop(upload);
+  clearTrouble();
+  jobs.set(document.id, document);
+  if (TERMINAL.includes(document.state)) finish(document);
+  else announce(`${say.showSigns(document.name)} is sent and waits for its turn.`);
+  render();
+  pump();
+  watch();
+}
+
+function refused(upload, problem) {
+  upload.request = null;
+  if (problem.status === 401) {
+    upload.state = "waiting";
+    report(problem);
+    render();
+    return; // goes on when there is a key
+  }
+  if (problem.status === 429 || problem.status === 503) {
+    Object.assign(upload, { state: "resting", text: problem.message, retryAt: Date.now() + 1000 * problem.retryS });
+    announce(`${problem.message} It is tried again in ${problem.retryS} seconds.`);
+    setTimeout(() => resume(upload), 1000 * problem.retryS);
+  } else {
+    fail(upload, problem.message, ![413, 415].includes(problem.status));
+    pump();
+  }
+  render();
+}
+
+function resume(upload) {
+  if (upload.state !== "resting") return;
+  upload.state = "waiting";
+  pump();
+  render();
+}
+
+function drop(upload) {
+  upload.request?.abort();
+  const place = uploads.indexOf(upload);
+  if (place >= 0) uploads.splice(place, 1);
+  upload.state = "gone";
+}
+
+// what is in progress, and what was
+
+function tellUpload(upload) {
+  if (upload.state === "waiting") return "Waits to be sent.";
+  if (upload.state === "sending") return upload.ratio < 1 ? `Sending: ${Math.floor(100 * upload.ratio)} % of ${say.formatBytes(upload.file.size)}` : "Sent; the service looks at it.";
+  if (upload.state === "resting") return `${upload.text} It is tried again in ${Math.max(0, Math.ceil((upload.retryAt - Date.now()) / 1000))} s.`;
+  return upload.text;
+}
+
+function tellState(job) {
+  if (job.state === "queued") return job.position ? `Waits for its turn, number ${job.position} in the queue.` : "Waits for its turn.";
+  if (job.state === "running") {
+    const { done_s: done, total_s: total } = job.progress;
+    return total ? `Looking at it: ${say.formatClock(done, false)} of ${say.formatClock(total, false)}` : `Looking at it: ${say.formatClock(done, false)} so far`;
+  }
+  if (job.state === "cancelled") return "Cancelled.";
+  if (job.state === "failed") return `Failed. ${say.showSigns(job.problem?.detail ?? "")}`;
+  const { outcome, p_fake: prob, reason } = job.verdict;
+  return outcome.replaceAll("_", " ") + (prob === null ? `: ${say.explainReason(reason)}` : `, P(fake) ${say.formatProb(prob)}`);
+}
+
+function render() {
+  const active = [...jobs.values()].filter((job) => !TERMINAL.includes(job.state)).sort((a, b) => a.created_at.localeCompare(b.created_at));
+  const ended = [...jobs.values()].filter((job) => TERMINAL.includes(job.state)).sort((a, b) => b.created_at.localeCompare(a.created_at));
+  place(at("work-list"), [...active.map(describeActive), ...uploads.map(describeUpload)]);
+  at("work").hidden = !active.length && !uploads.length;
+  place(at("history-list"), ended.map(describeEnded));
+  at("history-none").hidden = ended.length > 0;
+}
+
+function describeUpload(upload) {
+  const acts = [[upload.state === "failed" ? "Remove" : "Cancel", () => (drop(upload), render(), pump())]];
+  if (upload.state === "failed" && upload.again) acts.unshift(["Try again", () => ((upload.state = "waiting"), render(), pump())]);
+  if (upload.state === "resting") acts.unshift(["Try now", () => resume(upload)]);
+  const ratio = upload.state === "sending" ? upload.ratio : null;
+  return { key: upload.key, name: upload.file.name, kind: upload.state, word: "", text: tellUpload(upload), ratio, acts };
+}
+
+function describeActive(job) {
+  const { done_s: done, total_s: total } = job.progress;
+  const ratio = job.state !== "running" ? null : total ? Math.min(done / total, 1) : -1;
+  return { key: job.id, name: job.name, kind: job.state, word: "", text: tellState(job), ratio, acts: [["Cancel", () => cancel(job.id)]] };
+}
+
+function describeEnded(job) {
+  const word = job.verdict?.outcome ?? "";
+  const text = `${word ? tellState(job).slice(word.length) : tellState(job)} · ${say.formatDate(job.created_at)} · ${say.formatBytes(job.size_bytes)}`;
+  const acts = [["Delete", (event) => askDelete(event.currentTarget, job)]];
+  if (job.state !== "cancelled") acts.unshift(["Show result", () => open(job.id, true)]);
+  return { key: job.id, name: job.name, kind: job.state, word, text, ratio: null, acts, open: job.id === shown };
+}
+
+// Rows stay the same elements while their texts change, so that the keyboard's place is kept.
+function place(list, descriptions) {
+  const kept = descriptions.map((one) => {
+    const row = rows.get(one.key)?.kind === one.kind ? rows.get(one.key) : makeRow(one);
+    rows.set(one.key, row);
+    row.update(one);
+    return row.node;
+  });
+  if (kept.length === list.children.length && kept.every((node, index) => list.children[index] === node)) return;
+  const lost = list.contains(document.activeElement) && !kept.some((node) => node.contains(document.activeElement));
+  list.replaceChildren(...kept);
+  if (lost) at("main").focus({ preventScroll: true });
+}
+
+function makeRow(first) {
+  const word = make("span", { class: `word ${["FAKE", "REAL"].includes(first.word) ? first.word : ""}` }, say.showSigns(first.word).replaceAll("_", " "));
+  const text = document.createTextNode("");
+  const bar = make("progress", { max: 1, "aria-label": `Progress of ${say.showSigns(first.name)}`, hidden: true });
+  const label = (name) => `${name}: ${say.showSigns(first.name)}`;
+  const acts = first.acts.map(([name, act]) => make("button", { type: "button", "aria-label": label(name), onclick: act }, name));
+  const node = make(
+    "li",
+    { class: "row" },
+    make("span", { class: "name" }, makeName(first.name)),
+    make("p", { class: "state" }, word, text),
+    bar,
+    make("div", { class: "acts" }, ...acts),
+  );
+  const update = (now) => {
+    if (text.data !== now.text) text.data = now.text;
+    node.classList.toggle("open", Boolean(now.open));
+    bar.hidden = now.ratio === null;
+    if (now.ratio !== null && now.ratio >= 0) bar.value = now.ratio;
+    else bar.removeAttribute("value");
+  };
+  return { node, update, kind: first.kind };
+}
+
+async function cancel(id) {
+  try {
+    accept(await (await call(pathOf(id, "/cancel"), { method: "POST" })).json());
+    render();
+  } catch (error) {
+    report(error);
+  }
+}
+
+async function askDelete(button, job) {
+  if (!button.classList.contains("sure")) {
+    button.classList.add("sure");
+    button.textContent = "Really delete?";
+    button.setAttribute("aria-label", `Really delete? ${say.showSigns(job.name)}`);
+    announce("Press again to delete the result and its report for good.");
+    button.addEventListener("blur", () => {
+      button.classList.remove("sure");
+      button.textContent = "Delete";
+      button.setAttribute("aria-label", `Delete: ${say.showSigns(job.name)}`);
+    }, { once: true });
+    return;
+  }
+  try {
+    await call(pathOf(job.id), { method: "DELETE" });
+  } catch (error) {
+    if (error.status !== 404) return report(error);
+  }
+  if (shown === job.id) close();
+  jobs.delete(job.id);
+  rows.delete(job.id);
+  announce(`${say.showSigns(job.name)} is deleted.`);
+  render();
+}
+
+// one result
+
+async function open(id, focus) {
+  try {
+    if (!jobs.get(id)?.verdict && !jobs.get(id)?.problem) jobs.set(id, await (await call(pathOf(id))).json());
+  } catch (error) {
+    report(error);
+    return;
+  }
+  const job = jobs.get(id);
+  if (!TERMINAL.includes(job.state)) return;
+  shown = id;
+  history.replaceState(null, "", `#video=${encodeURIComponent(id)}`);
+  const result = at("result");
+  result.replaceChildren(...(job.verdict ? renderVerdict(job, makeActs(job)) : renderFailure(job)));
+  result.hidden = false;
+  document.title = `${job.verdict ? job.verdict.outcome.replaceAll("_", " ") : "Failed"}: ${say.showSigns(job.name)} · unmask`;
+  render();
+  if (focus) result.focus();
+  result.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  if (job.verdict && job.links.report) showExhibits(job);
+}
+
+function close() {
+  shown = null;
+  at("result").hidden = true;
+  at("result").replaceChildren();
+  document.title = "unmask: is this video a deepfake?";
+  history.replaceState(null, "", location.pathname);
+}
+
+function renderFailure(job) {
+  return [
+    make("h2", { id: "result-title" }, job.state === "cancelled" ? "Cancelled: " : "No result for ", makeName(job.name)),
+    make("p", { class: "remark" }, say.showSigns(job.problem?.detail ?? (job.state === "cancelled" ? "It was cancelled before there was a result." : "The service could not finish this file."))),
+  ];
+}
+
+function makeActs(job) {
+  const stem = job.name.replace(/[^\p{L}\p{N}._-]+/gu, "_").slice(0, 80) || "video";
+  const json = () => save(new Blob([JSON.stringify(job.verdict, null, 2)], { type: "application/json" }), `${stem}.verdict.json`);
+  const acts = [make("button", { type: "button", onclick: json }, "Download JSON")];
+  if (job.links.report && sessionStorage.getItem(KEY)) {
+    acts.unshift(make("button", { type: "button", onclick: () => saveReport(job, stem) }, "Download report"));
+  } else if (job.links.report) {
+    const link = (text, rest, more) => make("a", { class: "button", href: pathOf(job.id, rest), ...more }, text);
+    acts.unshift(link("Open report", "/report", { target: "_blank", rel: "noopener" }), link("Download report", "/report?download=1", { download: `${stem}.report.html` }));
+  }
+  return make("div", { class: "acts" }, ...acts);
+}
+
+async function saveReport(job, stem) {
+  try {
+    save(await (await call(pathOf(job.id, "/report"))).blob(), `${stem}.report.html`);
+  } catch (error) {
+    report(error);
+  }
+}
+
+function save(blob, name) {
+  const link = make("a", { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+async function showExhibits(job) {
+  try {
+    const parts = takeExhibits(await (await call(pathOf(job.id, "/report"))).text());
+    if (shown === job.id) at("exhibits").replaceChildren(...parts);
+  } catch (error) {
+    report(error);
+  }
+}
+
+// what the page says
+
+let lastWords = "";
+function announce(text) {
+  lastWords = text === lastWords ? `${text}\u00a0` : text; // the same words again are spoken again
+  at("status").textContent = lastWords;
+}
+
+function report(error) {
+  if (!(error instanceof Problem)) throw error;
+  if (error.status === 401 && at("key-form").hidden) {
+    at("key-form").hidden = false;
+    at("key").focus();
+  }
+  at("trouble").textContent = error.message;
+  at("trouble").hidden = false;
+}
+
+function clearTrouble() {
+  at("trouble").hidden = true;
+  at("trouble").textContent = "";
+}
+
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+
+function showModel(about) {
+  limits = about.limits ?? {};
+  at("notices").replaceChildren(...(about.notices ?? []).map((text) => make("p", { class: "notice" }, say.showSigns(text))));
+  const most = [
+    limits.max_size_bytes ? `up to ${say.formatBytes(limits.max_size_bytes)}` : "",
+    limits.max_duration_s ? `up to ${say.formatClock(limits.max_duration_s, false)} long` : "",
+  ].filter(Boolean);
+  const shape = most.length ? `Videos ${most.join(" and ")}. ` : "";
+  at("limits").textContent = `${shape}They are sent to this service and to nobody else.`;
+  const model = about.model ?? about;
+  const names = { id: "model", backbone: "backbone", head: "head", detector: "face detector" };
+  const facts = Object.entries(names).filter(([name]) => model[name]).map(([name, title]) => [title, model[name]]);
+  if (model.datasets) facts.push(["trained on", model.datasets.join(", ") || "not named"]);
+  if (about.purpose) facts.push(["purpose", say.describePurpose(about.purpose)]);
+  if (about.default_preset) facts.push(["threshold", `the preset "${about.default_preset}"`]);
+  fillFacts(at("model-facts"), facts);
+  at("model").hidden = facts.length === 0;
+}
+
+async function start() {
+  try {
+    await say.loadWords();
+    showModel(await (await call("/v1/model")).json());
+    await refresh();
+  } catch (error) {
+    report(error instanceof Problem ? error : new Problem(0));
+    return;
+  }
+  clearTrouble();
+  at("key-form").hidden = true;
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("video");
+  if (wanted && !shown) open(wanted, false);
+  watch();
+  pump();
+}
+
+at("files").addEventListener("change", (event) => {
+  enqueue([...event.target.files]);
+  event.target.value = "";
+});
+at("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, at("key").value.trim());
+  at("key").value = "";
+  start();
+});
+for (const kind of ["dragenter", "dragover"]) {
+  addEventListener(kind, (event) => {
+    event.preventDefault();
+    document.body.classList.add("over");
+  });
+}
+addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("over");
+  enqueue([...event.dataTransfer.files]);
+});
+addEventListener("online", () => start());
+setInterval(() => uploads.some((upload) => upload.state === "resting") && render(), 1000);
+start();

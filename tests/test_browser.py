@@ -1,0 +1,289 @@
+"""The web page as people use it, in Chromium: sending, following, reading, keeping, deleting, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.verdict import DEMONSTRATION
+from serve.words import (
+    REASONS,
+    describe_promise,
+    describe_target,
+    explain_outcome,
+    format_bound,
+    format_clock,
+    format_prob,
+    format_share,
+)
+from tests.page_service import Stand, make_answer, make_stand_in, serve_on_loopback
+from tests.verdicts import RATES
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = os.environ.get("UNMASK_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+pytestmark = pytest.mark.browser
+KINDS = [(True, "validation"), (False, "validation"), (False, "out-of-fold")]
+Page = Any
+
+
+@pytest.fixture(scope="module", name="browser")
+def fixture_browser() -> Iterator[Any]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"there is no Chromium at {CHROMIUM}; name it in UNMASK_CHROMIUM")
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(name="stand")
+def fixture_stand() -> Stand:
+    return Stand()
+
+
+@pytest.fixture(name="page")
+def fixture_page(browser: Any, stand: Stand) -> Iterator[Page]:
+    """The page of a stand-in; at the end, no script failed and the policy was kept."""
+    faults: list[str] = []
+    with serve_on_loopback(make_stand_in(stand)) as address:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
+        page.goto(address)
+        yield page
+        page.close()
+    assert faults == []
+
+
+def send(page: Page, *names: str, size: int = 1000, kind: str = "video/mp4") -> None:
+    page.set_input_files("#files", [{"name": name, "mimeType": kind, "buffer": b"x" * size} for name in names])
+
+
+def ask(page: Page, code: str, given: Any) -> Any:
+    """What a function of the page's module of words makes of a value."""
+    return page.evaluate(f"async (given) => ({code})(await import('/static/words.js'))", given)
+
+
+def read_result(page: Page, name: str) -> str:
+    """The text of the result for a name, once it is there; spaces that do not break are spaces."""
+    page.locator("#result-title", has_text=name).wait_for()
+    return str(page.locator("#result").text_content()).replace("\xa0", " ")
+
+
+@pytest.mark.parametrize("name", ["fake.mp4", "real.mp4", "uncertain.mp4"])
+def test_a_video_is_sent_followed_and_judged_in_the_words_of_reports(page: Page, name: str) -> None:
+    send(page, name)
+    text, verdict = read_result(page, name), make_answer(name)
+    meaning = explain_outcome(verdict)
+    for words in (verdict.outcome, meaning.says, meaning.caution):
+        assert words in text
+    assert page.locator("svg.timeline").count() == len(verdict.tracks)
+    assert page.locator("svg.scale").get_attribute("aria-label").startswith("P(fake) of this file is 0.")
+
+
+def test_what_the_threshold_costs_is_told_as_in_reports(page: Page) -> None:
+    send(page, "fake.mp4")
+    text = read_result(page, "fake.mp4")
+    bounds = format_bound(RATES.recall_bound, least=True), format_bound(RATES.fpr_bound, least=False)
+    for words in (describe_target(RATES.target), describe_promise(RATES), format_share(RATES.fpr), *bounds):
+        assert words.replace("\xa0", " ") in text
+
+
+@pytest.mark.parametrize("target", ["recall=0.95", "fpr=0.005", "balanced", "cost=10", "cost=2.5@0.01"])
+def test_a_threshold_is_described_word_for_word_as_in_reports(page: Page, target: str) -> None:
+    for changed in (replace(RATES, target=target, guaranteed=sure, source=source) for sure, source in KINDS):
+        told = ask(page, "words => [words.describeTarget(given.target), words.describePromise(given)]", asdict(changed))
+        assert told == [describe_target(target), describe_promise(changed)]
+
+
+def test_numbers_are_written_as_in_reports(page: Page) -> None:
+    shares = [0, 1, 0.125, 0.135, 0.0004, 0.04, 0.5, 0.0625, 0.8125, 0.9996, 0.99, 0.995, 1 / 3, 0.2511]
+    code = "words => given.map(x => [words.formatProb(x), words.formatShare(x), words.formatBound(x, true), "
+    code += "words.formatBound(x, false), words.formatClock(x * 9999), words.formatClock(x * 9999, false)])"
+    assert ask(page, code, shares) == [
+        [
+            format_prob(share),
+            format_share(share),
+            format_bound(share, least=True),
+            format_bound(share, least=False),
+            format_clock(share * 9999),
+            format_clock(share * 9999, exact=False),
+        ]
+        for share in shares
+    ]
+
+
+def test_suspicious_stretches_are_listed_and_clips_stand_in_a_table_a_keyboard_reaches(page: Page) -> None:
+    send(page, "fake.mp4")
+    read_result(page, "fake.mp4")
+    assert page.locator(".stretches li").all_text_contents() == [
+        "0:01.0 to 0:02.5, highest P(fake) 0.900",
+        "0:04.0 to 0:05.5, highest P(fake) 0.950",
+    ]
+    page.locator(".face summary").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".face tbody tr").first.is_visible()
+
+
+def test_frames_and_heat_maps_are_shown_from_the_report(page: Page) -> None:
+    send(page, "fake.mp4")
+    read_result(page, "fake.mp4")
+    page.locator("#exhibits img").first.wait_for()
+    sizes = page.locator("#exhibits img").evaluate_all("all => all.map((one) => one.naturalWidth)")
+    assert len(sizes) == 3
+    assert min(sizes) > 0
+    assert "with the bottom left of the crop hidden" in str(page.locator("#exhibits").text_content())
+
+
+def test_a_file_without_a_score_says_why(page: Page) -> None:
+    send(page, "noface.mp4")
+    text = read_result(page, "noface.mp4")
+    assert "NOT SCORABLE" in text
+    assert REASONS["NO_FACE"] in text  # type: ignore[index]
+    assert page.locator("svg.scale").count() == 0
+
+
+def test_the_verdict_and_the_report_can_be_kept(page: Page, tmp_path: Path) -> None:
+    send(page, "fake.mp4")
+    read_result(page, "fake.mp4")
+    with page.expect_download() as waited:
+        page.get_by_role("button", name="Download JSON").click()
+    assert waited.value.suggested_filename == "fake.mp4.verdict.json"
+    assert json.loads(Path(waited.value.path()).read_text())["outcome"] == "FAKE"
+    with page.expect_download() as waited:
+        page.get_by_role("link", name="Download report").click()
+    assert "Report on" in Path(waited.value.path()).read_text()
+
+
+def test_history_outlives_a_reload_shows_a_result_again_and_deletes_when_asked_twice(page: Page, stand: Stand) -> None:
+    send(page, "fake.mp4", "real.mp4")
+    read_result(page, "fake.mp4")
+    page.get_by_role("button", name="Show result: real.mp4").click()
+    read_result(page, "real.mp4")
+    page.reload()
+    read_result(page, "real.mp4")
+    page.get_by_role("button", name="Delete: real.mp4").click()
+    assert len(stand.jobs) == 2
+    page.get_by_role("button", name="Really delete? real.mp4").click()
+    page.locator("#history-list li").nth(1).wait_for(state="detached")
+    assert [job["name"] for job in stand.jobs.values()] == ["fake.mp4"]
+    assert page.locator("#result").is_hidden()
+
+
+def test_progress_is_shown_and_a_video_can_be_cancelled(page: Page) -> None:
+    send(page, "slow.mp4")
+    page.get_by_text("Looking at it: 0:03 of 0:10").wait_for()
+    assert page.locator("#work progress").evaluate("bar => bar.value") == pytest.approx(0.3)
+    page.get_by_role("button", name="Cancel: slow.mp4").click()
+    page.locator("#history-list").get_by_text("Cancelled.").wait_for()
+
+
+def test_several_videos_are_sent_one_after_another_and_all_are_judged(page: Page, stand: Stand) -> None:
+    names = [f"fake{number}.mp4" for number in range(4)]
+    send(page, *names)
+    page.locator("#history-list li").nth(3).wait_for()
+    assert [job["name"] for job in stand.jobs.values()] == names
+    assert page.locator("#work").is_hidden()
+
+
+def test_what_is_no_video_by_its_type_is_sent_as_bytes(page: Page, stand: Stand) -> None:
+    send(page, "fake.mts", kind="text/plain")
+    read_result(page, "fake.mts")
+    assert stand.types == ["application/octet-stream"]
+
+
+def test_a_dropped_video_is_taken(page: Page) -> None:
+    transfer = page.evaluate_handle(
+        "() => { const data = new DataTransfer(); data.items.add(new File(['x'], 'real.mp4')); return data; }"
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    read_result(page, "real.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("413.mp4", 10, "The file is longer than an hour."),
+        ("415.mp4", 10, "only videos are taken"),
+        ("507.mp4", 10, "Full."),
+        ("fake.mp4", 1_000_001, "this service takes at most 1.0 MB"),
+        ("fake.mp4", 0, "The file is empty"),
+    ],
+)
+def test_a_refusal_is_a_sentence_beside_the_file(page: Page, name: str, size: int, words: str) -> None:
+    page.locator("#model").wait_for()
+    send(page, name, size=size)
+    page.locator("#work-list").get_by_text(words).wait_for()
+    page.get_by_role("button", name=f"Remove: {name}").click()
+    assert page.locator("#work").is_hidden()
+
+
+def test_a_full_queue_is_waited_for(page: Page, stand: Stand) -> None:
+    send(page, "busy.mp4")
+    page.get_by_text("The queue is full. It is tried again in").first.wait_for()
+    read_result(page, "busy.mp4")
+    assert stand.busy == 0
+
+
+def test_a_job_that_failed_says_so(page: Page) -> None:
+    send(page, "broken.mp4")
+    assert "The disk was full before there was a result." in read_result(page, "broken.mp4")
+
+
+def test_a_hostile_name_is_text(page: Page) -> None:
+    name = "<img src=x onerror=alert(1)>fake\u202egnp.mp4"
+    send(page, name)
+    assert "<img src=x onerror=alert(1)>fake\\u{202e}gnp.mp4" in read_result(page, "onerror")
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_a_key_is_asked_for_kept_for_the_tab_and_sent(page: Page, stand: Stand) -> None:
+    stand.key = "secret"
+    page.reload()
+    page.get_by_label("API key").fill("wrong")
+    page.keyboard.press("Enter")
+    page.get_by_text("This service needs an API key.").wait_for()
+    page.get_by_label("API key").fill("secret")
+    page.get_by_role("button", name="Use this key").click()
+    page.locator("#key-form").wait_for(state="hidden")
+    send(page, "fake.mp4")
+    read_result(page, "fake.mp4")
+    with page.expect_download() as waited:
+        page.get_by_role("button", name="Download report").click()
+    assert waited.value.suggested_filename == "fake.mp4.report.html"
+
+
+def test_a_service_out_of_reach_is_said_and_the_file_can_be_sent_again(page: Page) -> None:
+    page.locator("#model").wait_for()
+    page.context.set_offline(True)
+    send(page, "fake.mp4")
+    page.locator("#work-list").get_by_text("The service cannot be reached.").wait_for()
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again: fake.mp4").click()
+    read_result(page, "fake.mp4")
+
+
+def test_a_demonstration_says_so_above_everything(page: Page, stand: Stand) -> None:
+    stand.demo = True
+    page.reload()
+    notice = page.locator(".notice").first
+    notice.wait_for()
+    assert notice.text_content() == DEMONSTRATION
+    assert notice.bounding_box()["y"] < page.locator("h1").bounding_box()["y"]
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_nothing_is_wider_than_the_screen(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    send(page, "fake" + "x" * 150 + ".mp4")
+    read_result(page, "fake")
+    page.locator("#exhibits img").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
