@@ -33,6 +33,7 @@ COMMANDS = {
     "verify": ("export.cli", "verify_command"),
     "score": ("serve.score_cli", "score_command"),
     "watch": ("serve.watch_cli", "watch_command"),
+    "serve": ("serve.serve_cli", "serve_command"),
     "demo": ("serve.demo_cli", "demo_command"),
 }
 # package -> the extra that brings it: scoring needs none of these
@@ -52,6 +53,7 @@ EXTRAS = {
         ),
         "train",
     ),
+    **dict.fromkeys(("fastapi", "prometheus_client", "starlette", "uvicorn"), "serve"),
     "ray": "ray",
     "tritonclient": "triton",
 }

@@ -24,6 +24,12 @@ OWNERS = {
     "jinja2": {"train/evaluation/report.py", "export/card.py", "serve/report.py"},
     "ray": {"extract/ray_runner.py"},
     "tritonclient": {"export/triton.py"},
+    "fastapi": {
+        f"serve/service/{name}.py" for name in ("app", "door", "page", "problems", "scoring", "state", "videos")
+    },
+    "uvicorn": {"serve/service/server.py"},
+    "sqlite3": {"serve/service/store.py"},
+    "prometheus_client": {"serve/service/metrics.py"},
 }
 MODULES = sorted(p for stage in STAGES for p in (ROOT / stage).rglob("*.py"))
 
@@ -69,7 +75,7 @@ def run_python(code: str) -> str:
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_loads_nothing_heavy(command: str) -> None:
     arguments = [command, "--help"] if command else ["--help"]
-    heavy = {"torch", "onnxruntime", "onnx", "h5py", "cv2", "sklearn", "scipy", "av", "optuna"}
+    heavy = {"torch", "onnxruntime", "onnx", "h5py", "cv2", "sklearn", "scipy", "av", "optuna", "fastapi", "uvicorn"}
     code = f"""
 import sys
 from unmask import main

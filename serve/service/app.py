@@ -1,0 +1,54 @@
+"""The HTTP interface put together: routes, errors, and the document that describes them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from serve.service import scoring, state, videos
+from serve.service.access import Keys
+from serve.service.documents import ProblemDocument, list_problems
+from serve.service.edge import Edge
+from serve.service.engine import Engine
+from serve.service.page import make_page_router
+from serve.service.problems import install_problems
+
+
+def make_app(engine: Engine, keys: Keys | None) -> FastAPI:
+    """The app over an engine, which it starts and stops; `keys` is None where everybody on this machine may ask."""
+
+    @asynccontextmanager
+    async def live(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(engine.start)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(engine.stop)
+
+    app = FastAPI(
+        title="unmask", version=engine.scorer.facts.unmask_version, lifespan=live, docs_url=None, redoc_url=None,
+        description="Says of videos whether their faces are real.", redirect_slashes=False,
+    )  # fmt: skip
+    app.state.engine, app.state.keys = engine, keys
+    install_problems(app)
+    for router in (make_page_router(), state.router, videos.router, scoring.router):
+        app.include_router(router)
+    app.add_middleware(Edge, metrics=engine.metrics, local=keys is None)
+    _describe_problems(app)
+    return app
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Puts the shape of problems into the OpenAPI document, also where the framework would describe its own."""
+    document = app.openapi()
+    schemas = document["components"]["schemas"]
+    schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "422" in operation["responses"]:
+                operation["responses"]["422"] = list_problems(422)[422]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)

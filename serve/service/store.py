@@ -1,0 +1,247 @@
+"""Jobs and their results in SQLite, the one place that says what became of an upload."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from extract.errors import DiskError, FormatError
+from serve.service.jobs import ENDS, Job, State
+
+SCHEMA_VERSION = 1
+MOST_ATTEMPTS = 3  # of a job during which the whole service died
+SCHEMA = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, name TEXT NOT NULL,
+    state TEXT NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, terms TEXT NOT NULL,
+    created_at REAL NOT NULL, started_at REAL, ended_at REAL, cached INTEGER NOT NULL DEFAULT 0,
+    report INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, reusable INTEGER NOT NULL DEFAULT 0,
+    verdict TEXT, problem TEXT
+);
+CREATE INDEX jobs_by_state ON jobs (state, number);
+CREATE INDEX jobs_by_owner ON jobs (owner, number);
+CREATE INDEX jobs_by_content ON jobs (owner, sha256, terms);
+CREATE TABLE pulse (one INTEGER PRIMARY KEY, at REAL NOT NULL);
+"""
+COLUMNS = (
+    "id, owner, name, state, size_bytes, sha256, created_at, started_at, ended_at, cached, report, attempts, "
+    "verdict, problem"
+)
+CLAIM = (
+    "UPDATE jobs SET state = 'running', started_at = ?, attempts = attempts + 1 WHERE number = "  # noqa: S608
+    f"(SELECT number FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1) RETURNING {COLUMNS}"
+)
+ENDED = f"({', '.join(repr(str(state)) for state in ENDS)})"
+
+
+class Store:
+    """One connection behind a lock: a change is written whole and to the disk before its caller goes on."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or makes the database; raises FormatError for one that is not ours."""
+        self._path = path
+        self._lock = RLock()
+        with self._translate():
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def add(self, job: Job, terms: str) -> None:
+        """Takes in a job whose upload lies safely on the disk."""
+        with self._change() as db:
+            db.execute(
+                "INSERT INTO jobs (id, owner, name, state, size_bytes, sha256, terms, created_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (job.id, job.owner, job.name, job.state, job.size_bytes, job.sha256, terms, job.created_at),
+            )
+
+    def add_answered(self, job: Job, terms: str) -> None:
+        """Takes in a job that is done with another's verdict."""
+        with self._change() as db:
+            db.execute(
+                "INSERT INTO jobs (id, owner, name, state, size_bytes, sha256, terms, created_at, ended_at, cached, "
+                "report, reusable, verdict) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, 1, ?)",
+                (
+                    job.id, job.owner, job.name, State.DONE, job.size_bytes, job.sha256, terms, job.created_at,
+                    job.ended_at, job.report, json.dumps(job.verdict),
+                ),
+            )  # fmt: skip
+
+    def claim(self) -> Job | None:
+        """Makes the job that waits longest a running one, and no other caller's."""
+        with self._change() as db:
+            row = db.execute(
+                CLAIM,
+                (time.time(),),
+            ).fetchone()
+        return None if row is None else _read_row(row)
+
+    def finish(self, job_id: str, verdict: dict[str, Any], *, report: bool, reusable: bool) -> bool:
+        """Ends a running job with its verdict; False where it was not running."""
+        return self._alter(
+            "UPDATE jobs SET state = 'done', ended_at = ?, verdict = ?, report = ?, reusable = ? "
+            "WHERE id = ? AND state = 'running'",
+            (time.time(), json.dumps(verdict), report, reusable, job_id),
+        )
+
+    def fail(self, job_id: str, problem: dict[str, Any]) -> bool:
+        """Ends a running job with the reason why it has no verdict."""
+        return self._alter(
+            "UPDATE jobs SET state = 'failed', ended_at = ?, problem = ? WHERE id = ? AND state = 'running'",
+            (time.time(), json.dumps(problem), job_id),
+        )
+
+    def cancel(self, job_id: str, state: State) -> bool:
+        """Ends a job in this state as cancelled; False where it is in another by now."""
+        return self._alter(
+            "UPDATE jobs SET state = 'cancelled', ended_at = ? WHERE id = ? AND state = ?",
+            (time.time(), job_id, state),
+        )
+
+    def put_back(self, job_id: str) -> bool:
+        """Lets a running job wait again, at its old place, because the service stops."""
+        return self._alter(
+            "UPDATE jobs SET state = 'queued', started_at = NULL, attempts = attempts - 1 "
+            "WHERE id = ? AND state = 'running'",
+            (job_id,),
+        )
+
+    def recover(self, problem: dict[str, Any]) -> int:
+        """After a death: running jobs wait again, but for those that were running at several deaths; how many wait."""
+        with self._change() as db:
+            db.execute(
+                "UPDATE jobs SET state = 'failed', ended_at = ?, problem = ? WHERE state = 'running' AND attempts >= ?",
+                (time.time(), json.dumps(problem), MOST_ATTEMPTS),
+            )
+            db.execute("UPDATE jobs SET state = 'queued', started_at = NULL WHERE state = 'running'")
+        return self.count(State.QUEUED)
+
+    def delete(self, job_id: str, owner: str) -> bool:
+        """Forgets a job that does not run."""
+        return self._alter("DELETE FROM jobs WHERE id = ? AND owner = ? AND state != 'running'", (job_id, owner))
+
+    def forget(self, before: float) -> list[str]:
+        """Forgets what ended before a time, and names it."""
+        with self._change() as db:
+            rows = db.execute(
+                f"DELETE FROM jobs WHERE state IN {ENDED} AND ended_at < ? RETURNING id",  # noqa: S608
+                (before,),
+            )
+            return [row[0] for row in rows.fetchall()]
+
+    def find(self, job_id: str, owner: str) -> Job | None:
+        """An owner's job; None for anybody else's too."""
+        found = self._select("WHERE id = ? AND owner = ?", (job_id, owner))
+        return found[0] if found else None
+
+    def list_newest(self, owner: str, limit: int) -> list[Job]:
+        """An owner's jobs, the newest first."""
+        return self._select("WHERE owner = ? ORDER BY number DESC LIMIT ?", (owner, limit))
+
+    def find_answer(self, owner: str, sha256: str, terms: str) -> Job | None:
+        """An owner's newest job with a verdict on these bytes under these terms."""
+        found = self._select(
+            "WHERE owner = ? AND sha256 = ? AND terms = ? AND state = 'done' AND reusable ORDER BY number DESC LIMIT 1",
+            (owner, sha256, terms),
+        )
+        return found[0] if found else None
+
+    def count(self, state: State) -> int:
+        """Jobs in a state."""
+        return int(self._ask("SELECT count(*) FROM jobs WHERE state = ?", (state,)))
+
+    def find_position(self, job_id: str) -> int | None:
+        """A waiting job's place in the queue, from 1."""
+        place = self._ask(
+            "SELECT (SELECT count(*) FROM jobs o WHERE o.state = 'queued' AND o.number <= j.number) "
+            "FROM jobs j WHERE j.id = ? AND j.state = 'queued'",
+            (job_id,),
+        )
+        return None if place is None else int(place)
+
+    def list_ids(self, *, report: bool = False) -> set[str]:
+        """Ids of all jobs, or of those that have a report."""
+        return self._list_ids("WHERE report" if report else "", ())
+
+    def list_ended(self, before: float) -> set[str]:
+        """Ids of the jobs that ended before a time."""
+        return self._list_ids(f"WHERE state IN {ENDED} AND ended_at < ?", (before,))
+
+    def require_writable(self) -> None:
+        """Raises DiskError where nothing can be written."""
+        with self._change() as db:
+            db.execute("INSERT OR REPLACE INTO pulse VALUES (1, ?)", (time.time(),))
+
+    def close(self) -> None:
+        """Ends the connection."""
+        with self._lock:
+            self._db.close()
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not tables and not version:
+            self._db.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise FormatError(
+                f"{self._path} has version {version} of the jobs, expected {SCHEMA_VERSION}; name another --data"
+            )
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._translate():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _translate(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise DiskError(f"cannot write {self._path}: {error}; free some space, or check who may write") from error
+        except sqlite3.DatabaseError as error:
+            raise FormatError(f"{self._path} is damaged or no database of jobs ({error}); name another") from error
+
+    def _alter(self, statement: str, values: Sequence[object]) -> bool:
+        with self._change() as db:
+            return db.execute(statement, values).rowcount == 1
+
+    def _ask(self, statement: str, values: Sequence[object]) -> Any:
+        with self._lock, self._translate():
+            row = self._db.execute(statement, values).fetchone()
+        return None if row is None else row[0]
+
+    def _list_ids(self, rest: str, values: Sequence[object]) -> set[str]:
+        with self._lock, self._translate():
+            return {row[0] for row in self._db.execute(f"SELECT id FROM jobs {rest}", values).fetchall()}  # noqa: S608
+
+    def _select(self, rest: str, values: Sequence[object]) -> list[Job]:
+        with self._lock, self._translate():
+            rows = self._db.execute(f"SELECT {COLUMNS} FROM jobs {rest}", values).fetchall()  # noqa: S608
+        return [_read_row(row) for row in rows]
+
+
+def _read_row(row: Sequence[Any]) -> Job:
+    cells = dict(zip(COLUMNS.split(", "), row, strict=True))
+    for name in ("verdict", "problem"):
+        cells[name] = None if cells[name] is None else json.loads(cells[name])
+    for name in ("cached", "report"):
+        cells[name] = bool(cells[name])
+    return Job(**{**cells, "state": State(cells["state"])})
