@@ -12,6 +12,15 @@ from typing import Any
 
 import pytest
 
+from export.bundle import SCORER, open_model_folder
+from export.fused import FusedModel
+from serve.scorer import Scorer
+from serve.service.app import make_app
+from serve.service.engine import Engine
+from serve.service.metrics import Metrics
+from serve.service.settings import Settings
+from serve.service.store import Store
+from serve.service.uploads import Uploads
 from serve.verdict import DEMONSTRATION
 from serve.words import (
     REASONS,
@@ -23,6 +32,8 @@ from serve.words import (
     format_prob,
     format_share,
 )
+from tests.conftest import FACE, Pipeline
+from tests.fakes import FixedDetector
 from tests.page_service import Stand, make_answer, make_stand_in, serve_on_loopback
 from tests.verdicts import RATES
 
@@ -46,6 +57,18 @@ def fixture_browser() -> Iterator[Any]:
 @pytest.fixture(name="stand")
 def fixture_stand() -> Stand:
     return Stand()
+
+
+@pytest.fixture(name="service")
+def fixture_service(pipeline: Pipeline, tmp_path: Path) -> Iterator[str]:
+    """The address of the service itself, with a small model."""
+    model = FusedModel(pipeline.model / SCORER, "cpu")
+    store = Store(tmp_path / "jobs.sqlite")
+    with Scorer(open_model_folder(pipeline.model), model, FixedDetector(FACE)) as scorer:
+        engine = Engine(Settings(tmp_path), scorer, store, Uploads(tmp_path), Metrics(), "model/")
+        with serve_on_loopback(make_app(engine, None)) as address:
+            yield address
+    store.close()
 
 
 @pytest.fixture(name="page")
@@ -287,3 +310,29 @@ def test_nothing_is_wider_than_the_screen(page: Page, width: int) -> None:
     read_result(page, "fake")
     page.locator("#exhibits img").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_the_service_itself_judges_reports_and_forgets_what_the_page_sends(
+    browser: Any, service: str, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    noise = tmp_path / "noise.mp4"
+    noise.write_bytes(b"no video" * 100)
+    page = browser.new_page()
+    page.goto(service)
+    page.set_input_files("#files", [str(pipeline.videos[0].path), str(noise)])
+    page.locator("#history-list li").nth(1).wait_for()
+    assert "P(fake) = 0." in read_result(page, "0-real.mp4")
+    page.locator("#exhibits img").first.wait_for()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="Open report").click()
+    opened.value.wait_for_load_state()
+    assert opened.value.locator("h1").text_content() == "Report on 0-real.mp4"
+    assert opened.value.locator(".verdict").evaluate("one => getComputedStyle(one).display") == "grid"
+    page.get_by_role("button", name="Show result: noise.mp4").click()
+    assert "NOT SCORABLE" in read_result(page, "noise.mp4")
+    for asked in ("Delete: noise.mp4", "Really delete? noise.mp4"):
+        page.get_by_role("button", name=asked).click()
+    page.locator("#history-list li").nth(1).wait_for(state="detached")
+    page.reload()
+    page.get_by_role("button", name="Show result: 0-real.mp4").wait_for()
+    page.close()

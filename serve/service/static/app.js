@@ -257,6 +257,7 @@ function tellState(job) {
   if (job.state === "queued") return job.position ? `Waits for its turn, number ${job.position} in the queue.` : "Waits for its turn.";
   if (job.state === "running") {
     const { done_s: done, total_s: total } = job.progress;
+    if (total && done >= total) return "Looked at all of it; the report is being written.";
     return total ? `Looking at it: ${say.formatClock(done, false)} of ${say.formatClock(total, false)}` : `Looking at it: ${say.formatClock(done, false)} so far`;
   }
   if (job.state === "cancelled") return "Cancelled.";
