@@ -12,7 +12,7 @@ from extract.specs import Spec
 from train.measures.metrics import Estimate, format_estimate
 
 CERTIFICATE = "certificate.json"
-FORMAT: Literal["unmask-certificate/2"] = "unmask-certificate/2"
+FORMAT: Literal["unmask-certificate/3"] = "unmask-certificate/3"
 
 UNSEEN = ("test", "new")  # parts that videos may have had in training without being seen there
 
@@ -132,7 +132,7 @@ class FileFacts(Spec):
 class Certificate(Spec):
     """The document; `streaming` says why there is no head_stream.onnx, and nothing where there is one."""
 
-    format: Literal["unmask-certificate/2"] = FORMAT
+    format: Literal["unmask-certificate/3"] = FORMAT
     checks: tuple[Check, ...]
     footage: Footage | None
     recorded: tuple[Recorded, ...]

@@ -13,7 +13,7 @@ from export.certificate import CERTIFICATE, Check, read_certificate
 from export.contract import Contract, read_contract
 from export.fused import ClipScores, FusedModel
 from export.live import LiveHead
-from export.probes import MOST_REPLAY_ERROR, Batch, make_batch, make_batches, measure_replay, record
+from export.probes import MOST_REPLAY_ERROR, QUICK_SHAPE, Batch, make_batch, make_batches, measure_replay, record
 from extract.backbones import Backbone
 from extract.detectors import open_detector_of_spec
 from extract.errors import MismatchError, UsageError
@@ -23,7 +23,6 @@ from extract.specs import require_same
 from extract.synthetic import make_crops
 
 FRAME_PX = 320
-QUICK_SHAPE = (2, 8)  # (B, T) of the recorded batch that scoring begins with
 EXPORT_AGAIN = "export the model again"
 
 

@@ -214,7 +214,7 @@ def test_folders_that_are_no_model_are_refused(copy: Path, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="no such model folder"):
         open_model_folder(tmp_path / "none")
     (copy / CERTIFICATE).write_text("{}")
-    with pytest.raises(FormatError, match=r"has the format None, expected .unmask-certificate/2"):
+    with pytest.raises(FormatError, match=r"has the format None, expected .unmask-certificate/3"):
         open_model_folder(copy)
     (copy / CERTIFICATE).write_text("{")
     with pytest.raises(FormatError, match=r"certificate\.json is damaged"):
