@@ -93,6 +93,14 @@ def require_free(out: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{out} holds a model already; choose another --out, or say --overwrite")
 
 
+def require_recorded(folder: ModelFolder, name: str) -> Path:
+    """A file of the model, which is the one that its certificate proved; raises MismatchError for another."""
+    path, recorded = folder.path / name, folder.certificate.files.get(name)
+    if recorded is None or not path.is_file() or hash_file(path) != recorded.sha256:
+        raise MismatchError(f"{path} is not the file that its certificate names; export the model again")
+    return path
+
+
 def require_detector(folder: ModelFolder, spec: DetectorSpec) -> None:
     """Refuses a folder whose detector file is missing where its contract names one."""
     if spec.sha256 is not None and folder.detector is None:

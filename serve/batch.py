@@ -41,6 +41,8 @@ def score_batch(
     kept = results.kept if results else {}
     outcomes = Counter(kept.values())
     todo = [file for file in files if str(file) not in kept]
+    if reports and kept:
+        _say(f"what has a result already gets no page ({len(kept)}); to have them, name another --out")
     with _show_progress(len(todo), len(kept)) as bar:
         for verdict in _score(scorer, todo, jobs, bar.advance):
             if reports:  # before its line in the results, which says that the file is done
@@ -98,12 +100,16 @@ class _Bar:
             self._progress.start()
 
 
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def _show_progress(files: int, kept: int) -> Iterator[_Bar]:
     """A bar on stderr where a person watches it."""
     console = Console(stderr=True)
     if kept:
-        console.print(f"{kept} {'file has' if kept == 1 else 'files have'} a result already", highlight=False)
+        _say(f"{kept} {'file has' if kept == 1 else 'files have'} a result already")
     if not console.is_terminal or not files:
         yield _Bar()
         return

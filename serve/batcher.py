@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 
 from export.fused import OVERFLOW, ClipScores
 from extract.errors import Reason, UnmaskError, VideoError
@@ -24,22 +24,25 @@ class ClipBatcher:
     def __init__(self, model: ClipModel) -> None:
         self._model = model
         self._closed = False
+        self._lock = Lock()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name="scorer", daemon=True)
         self._thread.start()
 
     def submit(self, crops: Crops) -> Future[ClipScores]:
         """Queues the crops (T, S, S, 3) of a clip; a score that is not finite is a VideoError of its own clip."""
-        if self._closed:
-            raise UnmaskError("the scorer is closed; open it again")
         job = _Job(crops)
-        self._jobs.put(job)
+        with self._lock:
+            if self._closed:
+                raise UnmaskError("the scorer is closed; open it again")
+            self._jobs.put(job)
         return job.future
 
     def close(self) -> None:
         """Ends the thread when what is queued has been scored."""
-        self._closed = True
-        self._jobs.put(None)
+        with self._lock:  # nothing is queued behind the end
+            self._closed = True
+            self._jobs.put(None)
         self._thread.join()
 
     def _work(self) -> None:

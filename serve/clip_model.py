@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import FEATURES, HEAD, ModelFolder
+from export.bundle import FEATURES, HEAD, ModelFolder, require_recorded
 from export.fused import ClipScores, FusedModel
 from extract.backbones import Backbone
 from extract.session import CUDA, Device, Session, open_session
@@ -56,8 +56,8 @@ class ClipModel:
 
     @cached_property
     def _backbone(self) -> Backbone:
-        return Backbone(self._folder.path / FEATURES, self._device)
+        return Backbone(require_recorded(self._folder, FEATURES), self._device)
 
     @cached_property
     def _head(self) -> Session:
-        return open_session(self._folder.path / HEAD, self._device)
+        return open_session(require_recorded(self._folder, HEAD), self._device)

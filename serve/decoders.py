@@ -13,8 +13,10 @@ from extract.isolation import DecoderProcess
 class DecoderPool:
     """As many processes as files are read at the same time; one that a file has ended starts again by itself."""
 
-    def __init__(self, make: Callable[[], DecoderProcess]) -> None:
+    def __init__(self, make: Callable[[], DecoderProcess], most_idle: int = 1) -> None:
+        """`most_idle` of them are kept while nobody needs them."""
         self._make = make
+        self._most_idle = most_idle
         self._lock = Lock()
         self._idle: list[DecoderProcess] = []
         self._all: list[DecoderProcess] = []
@@ -39,7 +41,8 @@ class DecoderPool:
             yield decoder
         finally:
             with self._lock:
-                if self._closed:
+                if self._closed or len(self._idle) >= self._most_idle:
+                    self._all.remove(decoder)
                     decoder.close()
                 else:
                     self._idle.append(decoder)

@@ -79,7 +79,7 @@ def format_row(cells: Iterable[Any]) -> str:
 
 def format_line(verdict: Verdict) -> str:
     """A verdict for people: outcome, probability, threshold and file, and what must be said with them."""
-    prob = "" if verdict.p_fake is None else f"{verdict.p_fake:.3f}"
+    prob = "" if verdict.p_fake is None else f"{min(max(verdict.p_fake, 0.001), 0.999):.3f}"  # never all, or nothing
     remarks = [remark for remark in _list_remarks(verdict) if remark]
     notices = "".join(f"  [{notice.split(':')[0]}]" for notice in verdict.notices)
     told = f"  ({'; '.join(remarks)})" if remarks else ""

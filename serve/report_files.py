@@ -15,6 +15,7 @@ from serve.scorer import Scorer
 from serve.verdict import Outcome, Verdict
 
 PAGE = ".html"
+MOST_STEM_BYTES = 120  # a name may have 255, and is longer while it is written
 DIGITS = 8  # of a hash, to tell files of one name apart
 
 
@@ -55,6 +56,7 @@ def _name_page(verdict: Verdict) -> str:
     """The file's name, without signs that a folder or a link might stumble over, and the beginning of its hash."""
     path = Path(verdict.path)
     stem = re.sub(r"[^\w.-]+", "_", path.stem).strip("._") or "video"
-    # A file that could not be read has no hash of its own: that of its path tells it from others.
-    digest = verdict.sha256 or sha256(verdict.path.encode(errors="surrogateescape")).hexdigest()
-    return f"{stem[:80]}-{digest[:DIGITS]}{PAGE}"
+    short = stem.encode()[:MOST_STEM_BYTES].decode(errors="ignore")
+    # Of content and path: two files may have one content, and one that could not be read has no hash of its own.
+    digest = sha256(f"{verdict.sha256} {verdict.path}".encode(errors="surrogateescape")).hexdigest()
+    return f"{short}-{digest[:DIGITS]}{PAGE}"

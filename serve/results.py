@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from extract.errors import FormatError, MismatchError, UsageError, describe_difference
 from extract.files import translate_os_errors, write_aside
@@ -72,7 +73,7 @@ class ResultsFile:
         """
         if path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"{path}: results are JSON lines or CSV; name a file that ends in .jsonl or .csv")
-        self._path = path
+        self._path = path = path.resolve()  # of a link, what it names is written
         self._terms = terms
         # As they are before they are scored: one that changes meanwhile is scored again the next time.
         self._states = {str(file): _read_state(file) for file in files}
@@ -84,7 +85,7 @@ class ResultsFile:
         try:
             with translate_os_errors(path):
                 self.kept = self._continue(retry)
-                self._file: BinaryIO = path.open("ab")
+                self._file: FileIO = path.open("ab", buffering=0)
         except BaseException:
             self._unlock()
             raise
@@ -98,14 +99,17 @@ class ResultsFile:
         else:
             line = dump_line({**verdict.to_document(), **cells})
         with translate_os_errors(self._path):
-            self._file.write(f"{line}\n".encode(errors="surrogateescape"))
-            self._file.flush()
+            rest = memoryview(f"{line}\n".encode(errors="surrogateescape"))
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Lets others write."""
-        self._file.close()
-        self._unlock()
+        try:
+            self._file.close()
+        finally:
+            self._unlock()
 
     def __enter__(self) -> ResultsFile:
         return self
@@ -160,7 +164,7 @@ class ResultsFile:
         try:
             cells = _read_row(content) if self._as_csv else _read_document(content)
             line = _make_line(cells, start, start + len(content))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(
                 f"{self._path}: result {number} is not one of `unmask score`; choose another --out"
             ) from error
@@ -192,6 +196,8 @@ def _read_row(line: bytes) -> Mapping[str, Any]:
 
 
 def _make_line(cells: Mapping[str, Any], start: int, end: int) -> Line:
+    if not isinstance(cells["path"], str):
+        raise TypeError(cells["path"])
     size, mtime = cells["size_bytes"], cells["mtime_ns"]
     prevalence = cells["prevalence"]
     terms = Terms(

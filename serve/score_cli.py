@@ -85,7 +85,7 @@ def score_command(
     choices: dict[str, Any] = {"preset": preset, "threshold": threshold, "prevalence": prevalence, "tracks": tracks}
     try:
         files = _list_files(paths, null=null)
-        jobs = jobs or min(count_decoders(), max(1, len(files)))
+        jobs = jobs or min(count_decoders(), len(files))
         with Scorer.open(model, device, **choices, jobs=jobs) as scorer, ExitStack() as stack:
             reports = _open_reports(report, scorer, model, len(files))
             results = stack.enter_context(_open_results(out, scorer, files, redo)) if out else None
@@ -102,8 +102,13 @@ def score_command(
 def _list_files(paths: Sequence[str], *, null: bool) -> list[Path]:
     from serve.inputs import LIST, list_inputs, split_list
 
+    if LIST in paths and sys.stdin is None:
+        raise click.UsageError("there is no standard input to read a list from")
     listed = split_list(sys.stdin.buffer.read(), null=null) if LIST in paths else []
-    return list_inputs(paths, listed)
+    files = list_inputs(paths, listed)
+    if not files:
+        raise click.UsageError("the list is empty; give at least one path")
+    return files
 
 
 def _open_reports(target: Path | None, scorer: Scorer, model: Path, files: int) -> ReportFiles | None:

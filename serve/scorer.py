@@ -22,7 +22,6 @@ from export.verify import require_replay
 from extract.clips import Clip, ClipSpecs, read_clips
 from extract.detectors import Detector, open_detector_of_spec
 from extract.errors import CancelledError, VideoError
-from extract.files import hash_file
 from extract.isolation import CANCEL_S, Cancel, DecoderProcess, IsolatedVideo, count_decoders
 from extract.limits import MediaLimits
 from extract.session import Device, count_processors
@@ -32,6 +31,7 @@ from serve.clip_model import ClipModel
 from serve.conclusion import Conclusion, conclude
 from serve.decoders import DecoderPool
 from serve.ruling import Ruling, as_prob
+from serve.source import SourceFile
 from serve.verdict import ClipScore, FileFacts, FrameScore, ModelFacts, Outcome, Verdict
 
 Keep = Literal["main", "all"]
@@ -71,6 +71,8 @@ class Scorer:
         self.ruling = ruling or Ruling.choose(self.contract)
         prints = self.contract.fingerprint
         self.tracks: Keep = tracks or prints.tracks.keep
+        if self.tracks != prints.tracks.keep:  # what the threshold does with other faces, nobody has measured
+            self.ruling = replace(self.ruling, known=None)
         self.provider = model.provider
         self.facts = describe_model(folder, self.contract)
         self._remark = warn_of_tracks(self.tracks, prints.tracks.keep)
@@ -118,19 +120,18 @@ class Scorer:
         `progress` is told how far the footage was read, from the calling thread. Raises CancelledError soon after
         `cancel` is set.
         """
-        path = Path(path)
-        sha256 = _hash_if_readable(path)
+        source = SourceFile(Path(path))
+        sha256 = facts = None
         with self._decoders.lend() as decoder:
             try:
-                video = _WatchedVideo(decoder.open(path, cancel), progress)
-            except VideoError as error:
-                return self._refuse(path, sha256, error, None)
-            facts = _describe_file(path, video.facts)
-            try:
+                video = _WatchedVideo(decoder.open(source.path, cancel), progress)
+                sha256 = source.hash(cancel)
+                facts = _describe_file(source, video.facts)
                 conclusion = conclude(self._score_clips(video, cancel), self.ruling)
+                source.require_unchanged()
             except VideoError as error:
-                return self._refuse(path, sha256, error, facts)
-        return self._report(path, sha256, conclusion, facts, video.note)
+                return self._refuse(source.path, sha256 or source.hash_small(cancel), error, facts)
+        return self._report(source.path, sha256, conclusion, facts, video.note)
 
     def score_many(
         self, paths: Iterable[str | Path], jobs: int | None = None, cancel: Cancel | None = None
@@ -252,7 +253,7 @@ class Scorer:
 def make_decoders(jobs: int = 1, limits: MediaLimits | None = None) -> DecoderPool:
     """Decoders for `jobs` files at once, which share the processors."""
     threads = max(1, count_processors() // jobs)
-    return DecoderPool(lambda: DecoderProcess(threads=threads, limits=limits or MediaLimits()))
+    return DecoderPool(lambda: DecoderProcess(threads=threads, limits=limits or MediaLimits()), most_idle=jobs)
 
 
 class _Either:
@@ -319,9 +320,9 @@ def warn_of_tracks(taken: Keep, chosen: Keep) -> str:
     return "main faces alone count, but the threshold was chosen on every face: more fakes are missed"
 
 
-def _describe_file(path: Path, facts: VideoFacts) -> FileFacts:
+def _describe_file(source: SourceFile, facts: VideoFacts) -> FileFacts:
     return FileFacts(
-        size_bytes=path.stat().st_size,
+        size_bytes=source.size_bytes,
         container=facts.container,
         codec=facts.codec,
         width=facts.width,
@@ -334,11 +335,3 @@ def _describe_file(path: Path, facts: VideoFacts) -> FileFacts:
 def _as_box(box: NDArray[np.float32]) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = box.tolist()
     return x0, y0, x1, y1
-
-
-def _hash_if_readable(path: Path) -> str | None:
-    """sha256 of a file; None for what has no end to read to, or cannot be read."""
-    try:
-        return hash_file(path) if path.is_file() else None
-    except OSError:
-        return None

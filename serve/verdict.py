@@ -21,7 +21,7 @@ class Outcome(StrEnum):
     NOT_SCORABLE = "NOT_SCORABLE"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FrameScore:
     """One sampled frame; the box is x0, y0, x1, y1 in pixels of the upright frame."""
 
@@ -30,7 +30,7 @@ class FrameScore:
     box: tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipScore:
     """One clip of a track; `counted` where the contract lets it count towards the video's score."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -10,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.bundle import SCORER, open_model_folder
+from export.bundle import FEATURES, SCORER, open_model_folder
 from export.fused import ClipScores, FusedModel
-from extract.errors import Reason, UnmaskError, VideoError
+from extract.errors import MismatchError, Reason, UnmaskError, VideoError
 from extract.synthetic import make_crops
 from serve.batcher import ClipBatcher
 from serve.clip_model import ClipModel, Crops
 from tests.conftest import Pipeline
+from tests.fakes import make_tiny_backbone
 
 CROPS = make_crops(40, 32, seed=5)
 SAME = 1e-6  # of logits: a matrix product of several rows rounds otherwise than one of a single row
@@ -128,3 +131,12 @@ def test_a_closed_batcher_has_scored_what_it_took_and_takes_no_more(slow: SlowMo
     assert all(future.done() for future in futures)
     with pytest.raises(UnmaskError, match="closed"):
         batcher.submit(CROPS[:2])
+
+
+def test_parts_that_nobody_proved_score_nothing(pipeline: Pipeline, fused: FusedModel, tmp_path: Path) -> None:
+    shutil.copytree(pipeline.model, tmp_path / "model")
+    other = make_tiny_backbone(tmp_path, seed=9)
+    shutil.copyfile(other, tmp_path / "model" / FEATURES)
+    model = ClipModel(open_model_folder(tmp_path / "model"), fused, most_crops=8)
+    with pytest.raises(MismatchError, match=r"features\.onnx is not the file that its certificate names"):
+        model.score([CROPS])

@@ -40,7 +40,7 @@ def test_counted_clips_are_aggregated_as_everywhere(clips: list[tuple[int, float
 def test_a_face_that_does_not_count_never_lets_a_video_pass_as_real() -> None:
     found = conclude([(0, make_clip(-3.0)), (1, make_clip(3.0, counted=False, start_s=2.0))], RULING)
     assert (found.outcome, found.logit, found.face) == (Outcome.UNCERTAIN, -3.0, 0)
-    assert "face 1 (P(fake) 0.95, from 2.0 s) passes the threshold too" in found.remark
+    assert "face 1 (P(fake) 0.95, from 2.0 s) reached the threshold" in found.remark
     assert "--tracks all" in found.remark
 
 
@@ -64,3 +64,18 @@ def test_where_no_face_counts_there_is_no_score() -> None:
     with pytest.raises(VideoError, match="main face is seen in too few") as caught:
         conclude([(1, make_clip(3.0, counted=False))], RULING)
     assert caught.value.reason is Reason.TOO_SHORT
+
+
+def test_a_face_that_counts_once_is_suspected_where_it_does_not() -> None:
+    beside = [(0, make_clip(6.0, counted=False, start_s=10.0 * number)) for number in range(1, 10)]
+    found = conclude([(0, make_clip(-5.0)), *beside, *((1, make_clip(-5.0)) for _ in range(9))], RULING)
+    assert (found.outcome, found.logit) == (Outcome.UNCERTAIN, -5.0)
+    assert "face 0 (P(fake) 1.00, from 10.0 s)" in found.remark
+
+
+def test_many_suspects_are_counted_rather_than_listed() -> None:
+    crowd = [(number, make_clip(3.0 + number / 100, counted=False)) for number in range(1, 100)]
+    found = conclude([(0, make_clip(-3.0)), *crowd], RULING)
+    assert "face 99 " in found.remark
+    assert "and 96 more reached" in found.remark
+    assert len(found.remark) < 300

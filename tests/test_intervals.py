@@ -40,3 +40,9 @@ def test_stretches_are_ordered_apart_and_hold_a_frame_above_the_threshold(probs:
     for interval in found:
         inside = [f.p_fake for f in frames if interval.start_s <= f.time_s <= interval.end_s]
         assert interval.p_fake == max(inside) >= threshold
+
+
+def test_no_stretch_goes_on_over_a_time_without_the_face() -> None:
+    times = [0.0, 0.2, 0.4, 0.6, 30.0, 30.2, 30.4]
+    frames = [FrameScore(time_s, 0.9, (0.0, 0.0, 1.0, 1.0)) for time_s in times]
+    assert find_intervals(frames, 0.5) == (Interval(0.0, 0.6, 0.9), Interval(30.0, 30.4, 0.9))

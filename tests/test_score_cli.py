@@ -52,6 +52,12 @@ def test_a_list_on_stdin_goes_on_after_what_is_missing(pipeline: Pipeline) -> No
     assert {line["path"]: line["reason"] for line in lines} == {str(carphone()): None, "missing.mp4": "NOT_FOUND"}
 
 
+def test_an_empty_list_is_misuse(pipeline: Pipeline) -> None:
+    result = score(pipeline.model, "-", stdin=b"\n")
+    assert result.exit_code == 2
+    assert "the list is empty; give at least one path" in result.stderr
+
+
 def test_a_batch_continues_where_it_was(pipeline: Pipeline, grey: Path, tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     first = score(pipeline.model, grey, "--out", out)

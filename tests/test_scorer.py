@@ -17,11 +17,13 @@ from export.bundle import SCORER, open_model_folder
 from export.certificate import CERTIFICATE, read_certificate
 from export.fused import ClipScores, FusedModel
 from extract.errors import CancelledError, MismatchError, UnmaskError, UsageError
+from extract.files import hash_file
 from extract.limits import MediaLimits
 from serve import scorer as scorer_module
 from serve.clip_model import ClipModel, Crops
 from serve.ruling import OWN
 from serve.scorer import Keep, Scorer
+from serve.source import SourceFile
 from serve.verdict import Outcome, Verdict
 from tests.conftest import FACE, Pipeline, blur_face
 from tests.fakes import FixedDetector
@@ -69,6 +71,7 @@ def test_a_fake_face_among_real_ones_is_found_and_named(pipeline: Pipeline, two_
     assert verdict.face == right.track
     assert verdict.p_fake == pytest.approx(right.p_fake)
     assert "every face counts" in verdict.detail
+    assert verdict.rates is None  # those of main faces say nothing of this
 
 
 def test_a_face_that_does_not_count_is_scored_all_the_same(pipeline: Pipeline, two_faces: Path) -> None:
@@ -244,3 +247,29 @@ def test_a_pipe_or_device_in_place_of_a_file_is_not_read(scorer: Scorer, tmp_pat
     for path in (tmp_path / "pipe.mp4", Path("/dev/zero"), tmp_path):
         verdict = scorer.score(path)
         assert (verdict.outcome, verdict.sha256) == (Outcome.NOT_SCORABLE, None)
+
+
+def test_a_file_that_changes_while_it_is_read_has_no_score(scorer: Scorer, tmp_path: Path) -> None:
+    film = shutil.copyfile(carphone(), tmp_path / "arriving.mp4")
+
+    def grow(done: float, total: float) -> None:
+        os.truncate(film, film.stat().st_size + 1)
+
+    verdict = scorer.score(film, progress=grow)
+    assert (verdict.outcome, verdict.reason) == (Outcome.NOT_SCORABLE, "DECODE_ERROR")
+    assert "was changed while it was read; score it again" in verdict.detail
+
+
+def test_a_file_that_is_gone_while_it_is_read_ends_in_a_verdict(scorer: Scorer, tmp_path: Path) -> None:
+    film = shutil.copyfile(carphone(), tmp_path / "fleeting.mp4")
+    verdict = scorer.score(film, progress=lambda *_: film.unlink(missing_ok=True))
+    assert verdict.outcome is Outcome.NOT_SCORABLE
+
+
+def test_hashing_can_be_cancelled(scorer: Scorer) -> None:
+    cancel = Event()
+    source = SourceFile(carphone())
+    assert source.hash(cancel) == hash_file(carphone())
+    cancel.set()
+    with pytest.raises(CancelledError):
+        source.hash(cancel)
