@@ -77,6 +77,6 @@ def _name_suspects(suspects: list[_Suspect]) -> str:
     named = ", ".join(f"face {one.track} (P(fake) {one.p_fake:.2f}, from {one.start_s:.1f} s)" for one in highest)
     more = f" and {len(suspects) - MOST_NAMED} more" if len(suspects) > MOST_NAMED else ""
     return (
-        f"beside the main face, {named}{more} reached the threshold, which was chosen for faces that count; look there, "
-        "or count every face with --tracks all"
+        f"beside the main face, {named}{more} reached the threshold, which was chosen for faces that count; look "
+        "there, or count every face with --tracks all"
     )
