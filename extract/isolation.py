@@ -6,7 +6,7 @@ import json
 import math
 import mmap
 import os
-import selectors
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +20,16 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.answers import (
+    Place,
+    read_end,
+    read_facts,
+    read_message,
+    read_place,
+    read_refusal,
+    take_count,
+    take_seconds,
+)
 from extract.errors import CancelledError, Reason, UnmaskError, VideoError
 from extract.limits import DEFAULT_LIMITS, SLOWEST_BYTES_PER_S, MediaLimits
 from extract.live_video import LiveFrame, LiveOrder
@@ -37,6 +47,9 @@ DYING_S = 5.0
 CANCEL_S = 0.1  # between two looks at whether anybody still waits
 # Each thread of a decoder would reserve 64 MiB of the address space it may have, and each of numpy's another 32.
 THRIFT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+# All that a decoder is told of the environment, where others keep passwords: what Python and the loader go by.
+PASSED_ON = {"PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR"}
+PASSED_ON_PREFIXES = ("LC_", "DYLD_", "PYTHON")
 
 
 class Cancel(Protocol):
@@ -89,7 +102,6 @@ class DecoderProcess:
         self._ready = False  # it has said that it is
         self._reading = False  # frames of a file are on their way
         self._cancel: Cancel | None = None
-        self._selector = selectors.DefaultSelector()
         self._aborted = False
         self._frames = -1  # descriptor of the shared memory
         self._memory: mmap.mmap | None = None
@@ -120,7 +132,9 @@ class DecoderProcess:
             self._await_start()
         patience_s = self._limit_s + _measure_size(path) / SLOWEST_BYTES_PER_S
         try:
-            self._say({"open": os.fspath(path), "folder": _find_folder(path), "threads": self._threads}, path)
+            self._say(
+                {"open": os.fspath(path), "folder": _find_folder(path), "threads": self._threads}, patience_s, path
+            )
             answer = self._hear(patience_s, path)
         except UnmaskError:
             raise
@@ -128,8 +142,8 @@ class DecoderProcess:
             self.close()
             raise
         try:
-            facts = VideoFacts(**answer["facts"])
-        except (KeyError, TypeError):
+            facts = read_facts(answer.get("facts"), self._limits)
+        except ValueError:
             self._distrust(path)
         return IsolatedVideo(self, path, facts)
 
@@ -141,11 +155,11 @@ class DecoderProcess:
         A reader that stops early may be noticed late, when its generator is forgotten: `open` ends what it left.
         """
         process, self._reading = self._process, True
-        self._say({"read": instants.tolist()}, path)
         footage_s = facts.footage_s
         longest_gap_s = min(footage_s, float(np.diff(instants, prepend=0.0, append=facts.duration_s).max()))
         wait_s = self._limit_s * max(1.0, longest_gap_s / CLIP_S)
         left_s = self._limit_s * (1 + footage_s / CLIP_S)
+        self._say({"read": instants.tolist()}, min(wait_s, left_s), path)
         finished = False
         done = 0
         try:
@@ -153,19 +167,19 @@ class DecoderProcess:
                 begun = time.monotonic()
                 answer = self._hear(min(wait_s, left_s), path)
                 left_s -= time.monotonic() - begun
-                if "end" in answer:
-                    finished = True
-                    end: dict[str, Any] = answer["end"]
-                    return end
                 try:
-                    place = answer["frame"]
-                    served = slice(done, place["stop"])
-                    frame = Frame(float(place["time_s"]), self._copy(place["offset"], tuple(place["shape"])))
-                    if not (place["first"] == done < served.stop <= len(instants) and math.isfinite(frame.time_s)):
+                    if "end" in answer:
+                        end = read_end(answer["end"], path)
+                        finished = True
+                        return end
+                    document = answer.get("frame")
+                    frame = self._take_frame(document)
+                    served = slice(take_count(document, "first"), take_count(document, "stop"))
+                    if not served.start == done < served.stop <= len(instants):
                         raise ValueError
-                except (KeyError, TypeError, ValueError):
+                except ValueError:
                     self._distrust(path)
-                self._say({"free": 1}, path)
+                self._say({"free": 1}, min(wait_s, left_s), path)
                 yield served, frame
                 done = served.stop
         except VideoError:
@@ -188,20 +202,19 @@ class DecoderProcess:
             self.launch()
             if not self._ready:
                 self._await_start()
-            self._say({"live": order.to_document()}, path)
-            while "end" not in (answer := self._hear(patience_s, path)):
+            self._say({"live": order.to_document()}, patience_s, path)
+            while True:
+                answer = self._hear(patience_s, path)
                 try:
-                    place = answer["frame"]
-                    frame = Frame(float(place["time_s"]), self._copy(place["offset"], tuple(place["shape"])))
-                    live = LiveFrame(frame, int(place["clip"]), float(place["decoded_s"]))
-                    if not math.isfinite(frame.time_s + live.decoded_s):
-                        raise ValueError
-                except (KeyError, TypeError, ValueError, OverflowError):
+                    if "end" in answer:
+                        return read_end(answer["end"], path)
+                    document = answer.get("frame")
+                    frame = self._take_frame(document)
+                    live = LiveFrame(frame, take_count(document, "clip"), take_seconds(document, "decoded_s"))
+                except ValueError:
                     self._distrust(path)
-                self._say({"free": 1}, path)
+                self._say({"free": 1}, patience_s, path)
                 yield live
-            end: dict[str, Any] = answer["end"]
-            return end
         except VideoError as error:
             if error.reason == Reason.TIMED_OUT:
                 detail = f"{path} was given up: no frame came from it for {patience_s:.0f} s"
@@ -211,7 +224,7 @@ class DecoderProcess:
             self.close()
 
     def abort(self) -> None:
-        """Kills the process from another thread, for good; whoever reads from it gets an error."""
+        """Kills the process from another thread, for good; whoever reads from it gets a CancelledError."""
         self._aborted = True
         process = self._process
         if process is not None:
@@ -226,7 +239,6 @@ class DecoderProcess:
             for stream in (process.stdin, process.stdout, process.stderr):
                 assert stream is not None  # all are pipes
                 stream.close()
-        self._selector.close()
         self._ready = self._reading = False
         self._memory = None
         if self._frames >= 0:
@@ -235,7 +247,7 @@ class DecoderProcess:
 
     def _start(self) -> None:
         if self._aborted:
-            raise UnmaskError("decoding was ended")
+            self._end()
         if sys.platform == "win32":
             raise UnmaskError("videos are decoded in processes that need Linux or macOS; on Windows, use WSL")
         try:
@@ -246,7 +258,7 @@ class DecoderProcess:
             self.close()
             raise UnmaskError(
                 f"no decoder process can be started: {error.strerror}; free some memory, raise `ulimit -n`, or take "
-                "fewer --decoders"
+                "fewer --jobs or --decoders"
             ) from error
 
     def _launch(self) -> None:
@@ -260,12 +272,13 @@ class DecoderProcess:
             stderr=subprocess.PIPE,
             pass_fds=[self._frames, *self._inherited],
             bufsize=0,
-            env={**os.environ, **THRIFT, "PYTHONSAFEPATH": "1", "PYTHONPATH": places},
+            env={**_choose_environment(), **THRIFT, "PYTHONSAFEPATH": "1", "PYTHONPATH": places},
             start_new_session=True,  # Ctrl-C is for the parent, which ends its decoders itself
         )
-        self._selector.close()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
+        assert self._process.stdin is not None  # a pipe
+        os.set_blocking(self._process.stdin.fileno(), False)  # one that is full may stay so
+        if self._aborted:  # while it started
+            self._end()
 
     def _await_start(self) -> None:
         """A process that does not start would fail every video there is."""
@@ -279,48 +292,35 @@ class DecoderProcess:
                 errors.read().decode(errors="replace").strip().splitlines() if error.reason != Reason.TIMED_OUT else []
             )
             self.close()
-            if self._aborted:
-                raise UnmaskError("decoding was ended") from error
             raise UnmaskError(
                 f"the decoder process does not start: {said[-1] if said else error.detail}; run `unmask doctor`"
             ) from error
         errors.close()
         self._ready = True
 
-    def _say(self, message: dict[str, Any], path: Path) -> None:
-        assert self._process is not None  # started by `open`
-        assert self._process.stdin is not None
+    def _say(self, message: dict[str, Any], patience_s: float, path: Path) -> None:
+        pipe = self._require_process().stdin
+        assert pipe is not None
         rest = memoryview(json.dumps(message).encode() + b"\n")
+        deadline = _set_deadline(patience_s)
         try:
             while rest:  # a pipe takes what fits
-                rest = rest[self._process.stdin.write(rest) :]
+                try:
+                    rest = rest[os.write(pipe.fileno(), rest) :]
+                except BlockingIOError:
+                    self._await_pipe(pipe.fileno(), select.POLLOUT, deadline, path)
         except OSError:
             self._explain_death(path)
 
-    def _heed_cancel(self, path: Path) -> None:
-        if self._cancel is not None and self._cancel.is_set():
-            self.close()
-            raise CancelledError(f"reading {path} was cancelled")
-
     def _hear(self, patience_s: float, path: Path) -> dict[str, Any]:
         """The next message; a refusal is raised."""
-        assert self._process is not None  # started by `open`
-        assert self._process.stdout is not None
-        patience_s = min(patience_s, MOST_PATIENCE_S)
-        deadline = time.monotonic() + patience_s
+        pipe = self._require_process().stdout
+        assert pipe is not None
+        deadline = _set_deadline(patience_s)
         self._heed_cancel(path)
         while b"\n" not in self._pending:
-            left_s = max(0.0, deadline - time.monotonic())
-            if not self._selector.select(left_s if self._cancel is None else min(left_s, CANCEL_S)):
-                if left_s > CANCEL_S:
-                    self._heed_cancel(path)
-                    continue
-                self.close()
-                raise VideoError(
-                    Reason.TIMED_OUT,
-                    f"the decoder was ended: {path} took more time than its share of the footage allows",
-                )
-            chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+            self._await_pipe(pipe.fileno(), select.POLLIN, deadline, path)
+            chunk = os.read(pipe.fileno(), 1 << 16)
             if not chunk:
                 self._explain_death(path)
             self._pending += chunk
@@ -328,9 +328,9 @@ class DecoderProcess:
                 self._distrust(path)
         line, _, self._pending = self._pending.partition(b"\n")
         try:
-            message: dict[str, Any] = json.loads(line)
-            refusal = VideoError(Reason(message["refused"][0]), message["refused"][1]) if "refused" in message else None
-        except (KeyError, TypeError, ValueError):
+            message = read_message(line)
+            refusal = read_refusal(message["refused"], path) if "refused" in message else None
+        except ValueError:
             self._distrust(path)
         if refusal is not None:
             if refusal.reason == Reason.OUT_OF_MEMORY:
@@ -338,12 +338,48 @@ class DecoderProcess:
             raise refusal
         return message
 
+    def _await_pipe(self, descriptor: int, event: int, deadline: float, path: Path) -> None:
+        """Waits until a pipe can be read from or written to, or its other end is gone."""
+        waiting = select.poll()  # unlike a selector of the system's own, it takes no descriptor
+        waiting.register(descriptor, event)
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            if waiting.poll(math.ceil(1000 * (left_s if self._cancel is None else min(left_s, CANCEL_S)))):
+                return
+            self._heed_cancel(path)
+            if time.monotonic() >= deadline:
+                self.close()
+                detail = f"the decoder was ended: {path} took more time than its share of the footage allows"
+                raise VideoError(Reason.TIMED_OUT, detail)
+
+    def _heed_cancel(self, path: Path) -> None:
+        if self._aborted:
+            self._end()
+        if self._cancel is not None and self._cancel.is_set():
+            self.close()
+            raise CancelledError(f"reading {path} was cancelled")
+
+    def _end(self) -> NoReturn:
+        """Nobody wants this decoder any more: whatever became of it is no fault of the file."""
+        self.close()
+        raise CancelledError("decoding was ended")
+
+    def _require_process(self) -> subprocess.Popen[bytes]:
+        """The process that a file was opened in; it may have been closed since."""
+        if self._process is None:
+            self._end()
+        return self._process
+
     def _distrust(self, path: Path) -> NoReturn:
         """A file has taken the decoder over, or destroyed its memory."""
+        if self._aborted:  # in the middle of a message
+            self._end()
         self.close()
         raise VideoError(Reason.DECODER_CRASHED, f"the decoder was ended: on {path} it answered what makes no sense")
 
     def _explain_death(self, path: Path) -> NoReturn:
+        if self._aborted:
+            self._end()
         assert self._process is not None  # started by `open`
         try:
             code = self._process.wait(DYING_S)
@@ -360,12 +396,25 @@ class DecoderProcess:
         how = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
         raise VideoError(Reason.DECODER_CRASHED, f"the decoder died on {path} ({how})")
 
-    def _copy(self, offset: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-        """A frame out of the shared memory."""
+    def _take_frame(self, document: object) -> Frame:
+        """A frame out of the shared memory; raises ValueError where there can be none."""
+        place = read_place(document, self._limits)
+        return Frame(place.time_s, self._copy(place))
+
+    def _copy(self, place: Place) -> NDArray[np.uint8]:
         assert self._memory is not None  # made with the process
-        if len(shape) != 3 or min(offset, *shape) < 0:
-            raise ValueError
-        return np.frombuffer(self._memory, np.uint8, math.prod(shape), offset).reshape(shape).copy()
+        size = math.prod(place.shape)
+        if place.offset + size > len(self._memory):
+            raise ValueError("beyond the memory")
+        return np.frombuffer(self._memory, np.uint8, size, place.offset).reshape(place.shape).copy()
+
+
+def _choose_environment() -> dict[str, str]:
+    return {n: text for n, text in os.environ.items() if n in PASSED_ON or n.startswith(PASSED_ON_PREFIXES)}
+
+
+def _set_deadline(patience_s: float) -> float:
+    return time.monotonic() + min(patience_s, MOST_PATIENCE_S)
 
 
 def _create_memory(size: int) -> int:

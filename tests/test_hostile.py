@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from export.bundle import SCORER, open_model_folder
 from export.fused import FusedModel
-from extract import isolation
+from extract import answers, isolation
 from extract.errors import Reason, UsageError, VideoError
 from extract.isolation import DecoderProcess
 from extract.limits import LEAST_MEMORY, MediaLimits
@@ -28,7 +30,7 @@ from serve.scorer import Scorer
 from serve.verdict import Outcome
 from tests.conftest import FACE, Pipeline
 from tests.fakes import FixedDetector
-from tests.faulty_decoder import NONSENSE
+from tests.faulty_decoder import FALSE_FACTS, NONSENSE
 from tests.hostile_files import LIES, write_data_reference, write_lied_size, write_many_streams, write_no_stamps
 from tests.media import carphone, carphone_frames, numbered_frames, read_number, write_video
 from tests.mutate import DAMAGES, KINDS, write_mutants, write_originals
@@ -277,13 +279,38 @@ def test_processor_time_is_granted_for_every_video_anew(tmp_path: Path) -> None:
     decoder.close()
 
 
-@pytest.mark.parametrize("name", NONSENSE)
+@pytest.mark.parametrize("name", [*NONSENSE, *FALSE_FACTS])
 def test_a_decoder_that_was_taken_over_cannot_harm_this_process(
     tmp_path: Path, faulty: DecoderProcess, name: str
 ) -> None:
     with pytest.raises(VideoError, match=rf"on .*{name}.mp4 it answered what makes no sense") as caught:
         read(faulty, write_video(tmp_path / f"{name}.mp4", numbered_frames(20)))
     assert caught.value.reason == Reason.DECODER_CRASHED
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3),
+)
+NAMES_OF_VALUES = ["offset", "shape", "time_s", "width", "height", "codec", "container", "frames", "duration_s", "note"]
+
+
+@given(document=ANYTHING | st.fixed_dictionaries(dict.fromkeys([*NAMES_OF_VALUES, "busy_s"], ANYTHING)))
+def test_an_answer_is_understood_or_makes_no_sense_and_nothing_else(document: object) -> None:
+    for understand in (
+        lambda: answers.read_message(json.dumps(document).encode()),
+        lambda: answers.read_refusal(document, Path("v.mp4")),
+        lambda: answers.read_facts(document, MediaLimits()),
+        lambda: answers.read_place(document, MediaLimits()),
+        lambda: answers.read_end(document, Path("v.mp4")),
+    ):
+        with suppress(ValueError):
+            understand()
+
+
+def test_the_sentences_of_a_decoder_are_cut() -> None:
+    assert len(answers.read_refusal(["NO_FACE", "x" * 10_000], Path("v.mp4")).detail) < 600
+    assert len(answers.read_end({"note": "x" * 10_000, "busy_s": 0.0}, Path("v.mp4"))["note"]) < 600
 
 
 @given(name=st.sampled_from(sorted(vars(MediaLimits()))), value=st.sampled_from([0, -1, float("nan")]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Timer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,3 +237,78 @@ def test_a_file_that_hangs_is_given_up_as_soon_as_nobody_waits_for_it(tmp_path: 
     with pytest.raises(CancelledError, match=r"reading .*hang.mp4 was cancelled"):
         list(frames)
     assert time.monotonic() - begun < 1.2  # sooner than the limit of 1.5 s
+
+
+def test_a_reader_whose_decoder_is_ended_hears_that_and_nothing_of_a_crash(
+    tmp_path: Path, faulty: DecoderProcess
+) -> None:
+    frames = faulty.open(write_video(tmp_path / "hang.mp4", numbered_frames(20))).read_at(np.array([0.1, 0.3, 0.5]))
+    next(frames)
+    Timer(0.3, faulty.abort).start()
+    with pytest.raises(CancelledError, match="decoding was ended"):
+        list(frames)
+
+
+def test_a_decoder_that_is_closed_between_two_frames_has_no_more(decoder: DecoderProcess) -> None:
+    frames = decoder.open(carphone()).read_at(np.arange(100) / 25)
+    next(frames)
+    decoder.close()
+    with pytest.raises(CancelledError, match="decoding was ended"):
+        next(frames)
+
+
+def test_a_decoder_that_is_ended_while_it_starts_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = DecoderProcess()
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        decoder.abort()
+        started.append(popen(*args, **options))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(CancelledError, match="decoding was ended"):
+        decoder.launch()
+    assert started[0].returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_decoder_that_listens_no_more_is_given_up_or_cancelled(cancelled: bool) -> None:
+    decoder, cancel = DecoderProcess(limit_s=60 if cancelled else 1), Event()
+    video = decoder.open(carphone(), cancel)
+    assert decoder._process is not None
+    os.kill(decoder._process.pid, signal.SIGSTOP)
+    if cancelled:
+        Timer(0.3, cancel.set).start()
+    begun = time.monotonic()
+    with pytest.raises(CancelledError if cancelled else VideoError, match=r"was cancelled|TIMED_OUT"):
+        list(video.read_at(np.linspace(0, 4, 20_000)))  # more than a pipe holds
+    assert time.monotonic() - begun < 5
+    assert decoder._process is None
+
+
+def test_a_process_for_which_no_descriptor_is_left_is_a_sentence() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    for spare in range(9):  # whatever it is that cannot be opened
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + spare, hard))
+        try:
+            with pytest.raises(UnmaskError, match=rf"{os.strerror(errno.EMFILE)}.*fewer --jobs or --decoders"):
+                DecoderProcess().launch()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_decoder_is_not_told_the_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_PASSWORD", "x")
+    monkeypatch.setenv("LC_TIME", "C")
+    monkeypatch.setattr(
+        isolation, "COMMAND", (sys.executable, "-c", "import os; raise SystemExit(' '.join(os.environ))")
+    )
+    with pytest.raises(UnmaskError, match="does not start: ") as caught:
+        DecoderProcess().open(carphone())
+    told = set(str(caught.value).partition("start: ")[2].partition(";")[0].split())
+    assert {"PATH", "LC_TIME", "PYTHONPATH", "MALLOC_ARENA_MAX"} <= told
+    assert "UNMASK_PASSWORD" not in told
