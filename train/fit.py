@@ -149,7 +149,8 @@ class Fit:
         self.plan.on_epoch(epoch)
 
     def finish(self) -> FittedHead:
-        """The head of the best epoch."""
+        """The head of the best epoch, without gradients, which take as much memory again."""
+        self.optimiser.clear_gradients()
         self.head.load_state_dict(self.best_state)
         return FittedHead(self.head.eval(), self.best, tuple(self.curve))
 

@@ -162,11 +162,11 @@ def _describe_fold(index: int, fold: JudgedFold, config: TrainConfig) -> FoldRec
     return FoldRecord(
         seed=fold.seed,
         fold=index % (config.folds or 1),
-        best_epoch=fold.fitted.best_epoch,
+        best_epoch=fold.best_epoch,
         calibration=fold.decider.calibration,
         thresholds=fold.decider.thresholds,
         auc=fold.auc,
-        curve=fold.fitted.curve,
+        curve=fold.curve,
     )
 
 

@@ -113,10 +113,14 @@ class FrameScores:
 
 @dataclass(frozen=True)
 class JudgedFold:
-    """One fold: the head that never saw it, decided by that head's validation fold, and its AUC on this one."""
+    """One fold: how the head that never saw it was fitted and, by its validation fold, decided, and its AUC here.
+
+    The head itself is not kept: those of five folds and three seeds are a third of a gigabyte.
+    """
 
     seed: int
-    fitted: FittedHead
+    best_epoch: int
+    curve: tuple[Epoch, ...]
     decider: Decider
     auc: float | None
 
@@ -204,7 +208,7 @@ def cross_validate(job: Job) -> Trained:
             frames += seen
     pool, test = job.assignment.select("train"), job.assignment.select("test")
     decider = Decider.fit(job.data, scores.logits[:, pool], pool, "out-of-fold", job.config)
-    epochs = max(1, round(statistics.median(fold.fitted.best_epoch for fold in folds)))
+    epochs = max(1, round(statistics.median(fold.best_epoch for fold in folds)))
     fitted = job.fit("refit", pool, None, job.config.fit.seed, epochs)
     held = {"out-of-fold": FrameScores(*(np.concatenate(parts) for parts in zip(*frames, strict=True)))}
     if test.size:
@@ -227,7 +231,8 @@ def _judge_fold(
     decider = Decider.fit(job.data, job.predict(fitted, val), val, "validation", job.config)
     logits = job.predict(fitted, held)
     scores.fill(place, held, logits, decider)
-    judged = JudgedFold(seed, fitted, decider, compute_auc(job.data.labels[held], logits))
+    auc = compute_auc(job.data.labels[held], logits)
+    judged = JudgedFold(seed, fitted.best_epoch, fitted.curve, decider, auc)
     if place:
         return judged, []
     frames = job.predict_frames(fitted, held, decider)

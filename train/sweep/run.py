@@ -32,7 +32,7 @@ from train.sweep.document import (
 )
 from train.sweep.space import SearchSpace
 from train.sweep.study import Importances, Study, Trial
-from train.sweep.workers import AGAIN, Crew, Death, Event, Plan, Report, TrialEnd, Work
+from train.sweep.workers import AGAIN, Crew, Death, Event, Plan, Report, TrialEnd, Work, end_server
 
 if TYPE_CHECKING:
     from train.checkpoint import Run
@@ -289,6 +289,7 @@ def _refit(cache: Path, sweep: Sweep, config: SweepConfig, refit: Refit, watch: 
     begun = time.monotonic()
     run = _find_run(sweep.path / BEST, asked, sweep.document.identity.dim)
     if run is None:
+        end_server()  # this process loads torch itself now
         try:
             run = train_run(cache, sweep.path / BEST, asked, overwrite=True, watch=watch)
         except KeyboardInterrupt:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -190,6 +191,12 @@ class Crew:
         if isinstance(event, TrialEnd):
             worker.trial = None
         return event
+
+
+def end_server() -> None:
+    """Ends the process that workers are forked from, and with it its memory; the next crew starts another."""
+    if not multiprocessing.active_children():  # it would wait for them
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]  # nothing public does
 
 
 def _keep(connection: Connection, cache: Path, plan: Plan) -> None:
