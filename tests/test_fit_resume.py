@@ -58,6 +58,10 @@ def test_a_killed_fit_ends_with_the_weights_of_one_that_was_not(tmp_path: Path, 
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.head.state_dict().items())
 
 
+def test_a_fitted_head_holds_no_gradients() -> None:
+    assert all(weight.grad is None for weight in fit(None).head.parameters())
+
+
 def test_a_state_of_another_run_or_a_damaged_one_is_not_used(tmp_path: Path) -> None:
     store = FitStore(tmp_path / "run", "key")
     with pytest.raises(Killed):

@@ -28,7 +28,7 @@ from train.sweep.report import describe_trial, name_head, summarise_sweep
 from train.sweep.run import Refit, Standing, Sweep, SweepConfig, _Lead, rank_trials, run_sweep, value_trial
 from train.sweep.space import SearchSpace
 from train.sweep.study import Study, Trial
-from train.sweep.workers import Crew, Death, Event, Report, TrialEnd, Work
+from train.sweep.workers import Crew, Death, Event, Report, TrialEnd, Work, end_server
 from train.sweep_cli import sweep_command
 
 ROOT = Path(__file__).parent.parent
@@ -313,6 +313,18 @@ def test_the_best_configuration_is_trained_by_folds_once(cache: Path, whole: Swe
     found = summarise_sweep(again)
     assert found["run"]["out_of_fold"]["auc"]["value"] == summarise_sweep(first)["run"]["out_of_fold"]["auc"]["value"]
     assert "flatters" in found["note"]
+
+
+def test_the_process_that_trials_are_forked_from_ends_once_nobody_needs_it() -> None:
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:
+        server = pool.apply(os.getppid)
+        end_server()
+        os.kill(server, 0)  # it is still there
+        pool.terminate()
+        pool.join()
+    end_server()
+    with pytest.raises(ProcessLookupError):
+        os.kill(server, 0)
 
 
 def test_the_command_prints_one_document_or_a_table_with_what_the_value_is_worth(cache: Path, tmp_path: Path) -> None:
