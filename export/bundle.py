@@ -97,7 +97,9 @@ def require_recorded(folder: ModelFolder, name: str) -> Path:
     """A file of the model, which is the one that its certificate proved; raises MismatchError for another."""
     path, recorded = folder.path / name, folder.certificate.files.get(name)
     if recorded is None or not path.is_file() or hash_file(path) != recorded.sha256:
-        raise MismatchError(f"{path} is not the file that its certificate names; export the model again")
+        raise MismatchError(
+            f"{path} is not the file of its certificate; it was changed after export, so export it again"
+        )
     return path
 
 

@@ -22,6 +22,7 @@ from extract.limits import DEFAULT_LIMITS, MediaLimits
 from extract.video import (
     OPTIONS,
     Frame,
+    PacketReader,
     Shown,
     convert_frame,
     count_coded_pixels,
@@ -153,7 +154,7 @@ class LiveFrame:
     decoded_s: float
 
 
-class LiveVideo:
+class LiveVideo(PacketReader):
     """A source that is read once, in order. `note` tells what was wrong with it; ask after reading."""
 
     def __init__(
@@ -168,6 +169,7 @@ class LiveVideo:
         self._limits = limits
         self._sleep = sleep
         self.path = Path(order.source.title)
+        self.broken = f"{self.path} broke off"
 
     def read(self) -> Iterator[LiveFrame]:
         """Frames as they come, each once a clip; raises VideoError for what is not a video, or has no frame."""
@@ -208,7 +210,7 @@ class LiveVideo:
             pixel_ratio, self.note = read_pixel_ratio(stream)
             clock = _StreamClock(Fraction(stream.time_base or Fraction(1, 1000)), stream.guessed_rate or RATE)
             begun_s = time.monotonic()
-            packets = chain.from_iterable(self._decode_packet(stream, one) for one in self._demux(container, stream))
+            packets = chain.from_iterable(self.decode_packet(stream, one) for one in self.demux(container, stream))
             for number, raw in enumerate(packets):
                 begun_s = begun_s if number else time.monotonic()
                 time_s = clock.tell(raw)
@@ -235,22 +237,6 @@ class LiveVideo:
         except (FFmpegError, ValueError, UnicodeError) as error:
             text = getattr(error, "strerror", None) or str(error)
             raise VideoError(Reason.DECODE_ERROR, _explain_unreadable(source, text)) from error
-
-    def _demux(self, container: Any, stream: Any) -> Iterator[Any]:
-        try:
-            yield from container.demux(stream)
-        except FFmpegError as error:
-            self.note = f"{self.path} broke off: {error.strerror}"
-            yield None  # what the decoder still holds
-
-    def _decode_packet(self, stream: Any, packet: Any) -> list[Any]:
-        try:
-            return list(stream.decode(packet))
-        except MemoryError as error:
-            raise VideoError(Reason.OUT_OF_MEMORY, describe_shortage(self.path)) from error
-        except FFmpegError as error:
-            self.note = f"damaged packets were left out: {error}"
-            return []
 
 
 class _StreamClock:

@@ -65,7 +65,36 @@ class _MissedError(Exception):
     """A decoder that was spared some packets did not give the frame that was wanted."""
 
 
-class Video:
+class PacketReader:
+    """What all readers of packets share: what is damaged is left out and noted, and the rest is read.
+
+    `note` tells what was wrong with a source that could still be used.
+    """
+
+    path: Path
+    note: str
+    broken = "the file cannot be read to its end"
+
+    def demux(self, container: Any, stream: Any) -> Iterator[Any]:
+        """The packets, and in place of what cannot be read, None: the decoder gives what it still holds."""
+        try:
+            yield from container.demux(stream)
+        except FFmpegError as error:
+            self.note = f"{self.broken}: {error.strerror}"
+            yield None
+
+    def decode_packet(self, stream: Any, packet: Any) -> list[Any]:
+        """The frames that a packet completes; raises VideoError where memory does not suffice."""
+        try:
+            return list(stream.decode(packet))
+        except MemoryError as error:
+            raise VideoError(Reason.OUT_OF_MEMORY, describe_shortage(self.path)) from error
+        except FFmpegError as error:
+            self.note = f"damaged packets were left out: {error}"
+            return []
+
+
+class Video(PacketReader):
     """A video file whose packets have been counted; frames are decoded when asked for.
 
     `note` tells what was wrong with a file that could still be used; ask after reading.
@@ -157,40 +186,24 @@ class Video:
         return None if self._index is None else float(self._index.times_s[self._index.shown].min())
 
     def _decode_all(self, container: Any, stream: Any) -> Iterator[Any]:
-        for packet in self._demux(container, stream):
-            yield from self._decode_packet(stream, packet)
+        for packet in self.demux(container, stream):
+            yield from self.decode_packet(stream, packet)
 
     def _decode_plan(self, container: Any, stream: Any, plan: ReadingPlan) -> Iterator[Any]:
         """The frames of the packets that the plan feeds, and of no packet that nobody wants or refers to."""
         feeding = True
-        for number, packet in enumerate(self._demux(container, stream)):
+        for number, packet in enumerate(self.demux(container, stream)):
             known = packet is not None and packet.size and number < len(plan.feed)
             if known and not plan.feed[number]:
                 if feeding and number:
-                    yield from self._decode_packet(stream, None)  # what the decoder still holds
+                    yield from self.decode_packet(stream, None)  # what the decoder still holds
                 feeding = False
                 continue
             if not feeding:
                 stream.codec_context.flush_buffers()
                 feeding = True
             stream.codec_context.skip_frame = "NONREF" if known and not plan.wanted[number] else "DEFAULT"
-            yield from self._decode_packet(stream, packet)
-
-    def _demux(self, container: Any, stream: Any) -> Iterator[Any]:
-        try:
-            yield from container.demux(stream)
-        except FFmpegError as error:
-            self.note = f"the file cannot be read to its end: {error.strerror}"
-            yield None  # what the decoder still holds
-
-    def _decode_packet(self, stream: Any, packet: Any) -> list[Any]:
-        try:
-            return list(stream.decode(packet))
-        except MemoryError as error:
-            raise VideoError(Reason.OUT_OF_MEMORY, describe_shortage(self.path)) from error
-        except FFmpegError as error:
-            self.note = f"damaged packets were left out: {error}"
-            return []
+            yield from self.decode_packet(stream, packet)
 
 
 def open_video(path: Path, threads: int = 0, limits: MediaLimits = DEFAULT_LIMITS) -> Video:

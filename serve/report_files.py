@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from extract.errors import UnmaskError, UsageError
-from extract.session import CUDA
-from serve.examiner import Examiner, Exhibit
+from extract.errors import UsageError
+from serve.evidence import Evidence
 from serve.report import write_report
 from serve.scorer import Scorer
-from serve.verdict import Outcome, Verdict
+from serve.verdict import Verdict
 
 PAGE = ".html"
 MOST_STEM_BYTES = 120  # a name may have 255, and is longer while it is written
@@ -30,26 +29,15 @@ class ReportFiles:
         if not self._alone and target.exists() and not target.is_dir():
             raise UsageError(f"{target} is no folder; name a page that ends in {PAGE}, or a folder")
         self._target = target
-        self._scorer = scorer
         self._model = str(model)
-        self._examiner = Examiner(scorer.folder, scorer.contract, "cuda" if scorer.provider == CUDA else "cpu")
+        self._evidence = Evidence(scorer)
 
     def write(self, verdict: Verdict) -> Path:
         """The page for a verdict that was just made; what keeps exhibits from being shown is said on it."""
-        exhibits, missing = self._gather(verdict)
+        exhibits, missing = self._evidence.gather(verdict, Path(verdict.path))
         page = self._target if self._alone else self._target / _name_page(verdict)
         write_report(page, verdict, exhibits, datetime.now(UTC), self._model, missing)
         return page
-
-    def _gather(self, verdict: Verdict) -> tuple[tuple[Exhibit, ...], str]:
-        if verdict.outcome is Outcome.NOT_SCORABLE:
-            return (), ""
-        path = Path(verdict.path)
-        try:
-            with self._scorer.read(path) as video:
-                return self._examiner.examine(path, verdict, video), ""
-        except UnmaskError as error:
-            return (), str(error)
 
 
 def _name_page(verdict: Verdict) -> str:

@@ -12,15 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import FEATURES, STREAM, ModelFolder, open_model_folder, require_detector
+from export.bundle import FEATURES, STREAM, ModelFolder, open_model_folder, require_detector, require_recorded
 from export.contract import Contract, read_contract
 from export.live import LiveHead, Memory
 from extract.backbones import Backbone
 from extract.crops import cut_crop
 from extract.detectors import Detections, Detector, open_detector_of_spec
-from extract.errors import FormatError, MismatchError, Reason, UsageError, VideoError
+from extract.errors import FormatError, Reason, UsageError, VideoError
 from extract.faces import FaceFinder, SeenFrame
-from extract.files import hash_file
 from extract.live_video import LiveFrame
 from extract.session import Device, open_session
 from extract.specs import MOST_FPS, EvenSampling, RateSampling, SamplingSpec, require_same
@@ -53,7 +52,7 @@ class LiveModel:
         folder = open_model_folder(path)
         _require_stream(folder)
         for name in (FEATURES, STREAM):
-            _require_recorded(folder, name)
+            require_recorded(folder, name)
         head, backbone = LiveHead(path / STREAM, 1, device), Backbone(path / FEATURES, device)
         contract = read_contract(open_session(folder.scorer, "cpu"))
         again = "export the model again"
@@ -81,14 +80,6 @@ def _require_stream(folder: ModelFolder) -> None:
         f"{folder.path} cannot watch a stream: {why}; use `unmask score` on recorded files, or train a one-way lstm or "
         "gru head with mean, max or last pooling and export that"
     )
-
-
-def _require_recorded(folder: ModelFolder, name: str) -> None:
-    recorded = folder.certificate.files.get(name)
-    if recorded is None or hash_file(folder.path / name) != recorded.sha256:
-        raise MismatchError(
-            f"{folder.path / name} is not the file of its certificate; it was changed after export, so export it again"
-        )
 
 
 def choose_sampling(trained: SamplingSpec, fps: float | None = None) -> tuple[SamplingSpec, str]:

@@ -138,5 +138,5 @@ def test_parts_that_nobody_proved_score_nothing(pipeline: Pipeline, fused: Fused
     other = make_tiny_backbone(tmp_path, seed=9)
     shutil.copyfile(other, tmp_path / "model" / FEATURES)
     model = ClipModel(open_model_folder(tmp_path / "model"), fused, most_crops=8)
-    with pytest.raises(MismatchError, match=r"features\.onnx is not the file that its certificate names"):
+    with pytest.raises(MismatchError, match=r"features\.onnx is not the file of its certificate"):
         model.score([CROPS])

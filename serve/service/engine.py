@@ -14,8 +14,7 @@ from threading import Condition, Event, Thread
 from typing import Any
 
 from extract.errors import CancelledError, DiskError, Reason, UnmaskError, VideoError
-from extract.session import CUDA
-from serve.examiner import Examiner, Exhibit
+from serve.evidence import Evidence
 from serve.report import write_report
 from serve.results import Terms
 from serve.scorer import Scorer
@@ -25,7 +24,7 @@ from serve.service.problems import UNEXPECTED, ProblemError, describe_problem
 from serve.service.settings import Settings
 from serve.service.store import Store
 from serve.service.uploads import Upload, Uploads
-from serve.verdict import DEMONSTRATION, UNTRAINED, Outcome, Verdict
+from serve.verdict import DEMONSTRATION, UNTRAINED, Verdict
 
 LOG = logging.getLogger("unmask.service")
 LOOK_S = 1.0  # between two looks into the queue where nobody called
@@ -69,7 +68,7 @@ class Engine:
         self.stopping = Event()
         self.terms = json.dumps(vars(Terms.of(scorer)), sort_keys=True)
         self._model = model
-        self._examiner = Examiner(scorer.folder, scorer.contract, "cuda" if scorer.provider == CUDA else "cpu")
+        self._evidence = Evidence(scorer)
         self._changed = Condition()
         self._runs: dict[str, Run] = {}
         self._receiving = 0
@@ -278,7 +277,7 @@ class Engine:
                     return False  # it still counts as running, and is found at the next start
 
     def _write_report(self, job: Job, verdict: Verdict, path: Path) -> bool:
-        exhibits, missing = self._gather(verdict, path)
+        exhibits, missing = self._evidence.gather(verdict, path)
         shown = rename_verdict(verdict, path, job.name)
         target = self.uploads.locate_report(job.id)
         try:
@@ -287,15 +286,6 @@ class Engine:
             LOG.error("a report cannot be written", extra={"facts": {"job": job.id, "error": str(error)}})
             return False
         return True
-
-    def _gather(self, verdict: Verdict, path: Path) -> tuple[tuple[Exhibit, ...], str]:
-        if verdict.outcome is Outcome.NOT_SCORABLE:
-            return (), ""
-        try:
-            with self.scorer.read(path) as video:
-                return self._examiner.examine(path, verdict, video), ""
-        except UnmaskError as error:
-            return (), str(error)
 
     def _end(self, job_id: str, end: str) -> None:
         if self.settings.keep_uploads_s == 0:
