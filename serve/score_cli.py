@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from extract.options import DEVICE
+from serve.options import take_choices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,15 +46,7 @@ STOPPED = 130  # of Ctrl-C
     default=None,
     help="Write a page with the evidence: PAGE.html for one file, a folder for several.",
 )
-@click.option("--preset", default=None, help="Which of the model's thresholds decides; its default one unless given.")
-@click.option("--threshold", type=float, default=None, help="A threshold of your own, without an UNCERTAIN band.")
-@click.option("--prevalence", type=float, default=None, help="Share of fakes to expect: what is an alarm worth there?")
-@click.option(
-    "--tracks",
-    type=click.Choice(["main", "all"]),
-    default=None,
-    help="Faces that count; the model's choice unless given. All are scored.",
-)
+@take_choices
 @click.option(
     "--fail-on",
     type=click.Choice(["fake", "uncertain", "not-scorable"]),
@@ -66,8 +59,8 @@ STOPPED = 130  # of Ctrl-C
 @click.pass_context
 def score_command(
     ctx: click.Context, model: Path, paths: tuple[str, ...], as_json: bool, as_csv: bool, out: Path | None,
-    retry: tuple[str, ...], report: Path | None, preset: str | None, threshold: float | None, prevalence: float | None,
-    tracks: Literal["main", "all"] | None, fail_on: tuple[str, ...], jobs: int | None, null: bool, device: Device,
+    retry: tuple[str, ...], report: Path | None, choices: dict[str, Any], fail_on: tuple[str, ...], jobs: int | None,
+    null: bool, device: Device,
 ) -> None:  # fmt: skip
     """Say of each video in PATHS whether its faces are real, with MODEL, a folder.
 
@@ -82,7 +75,6 @@ def score_command(
 
     form = _choose_form(as_json, as_csv)
     redo = _parse_retry(retry, out)
-    choices: dict[str, Any] = {"preset": preset, "threshold": threshold, "prevalence": prevalence, "tracks": tracks}
     try:
         files = _list_files(paths, null=null)
         jobs = jobs or min(count_decoders(), len(files))

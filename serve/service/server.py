@@ -11,7 +11,6 @@ from types import FrameType
 import uvicorn
 
 from extract.errors import UnmaskError
-from extract.limits import MediaLimits
 from extract.lock import Lock
 from extract.session import Device
 from serve.scorer import Scorer
@@ -52,8 +51,7 @@ def serve(settings: Settings, model: Path, host: str, port: int, keys: Path | No
     lock = Lock(settings.data / ".lock", f"serves {settings.data}; name another --data")
     store = Store(settings.data / DATABASE)
     try:
-        limits = MediaLimits(most_duration_s=settings.most_duration_s)
-        with Scorer.open(model, device, jobs=settings.jobs, limits=limits) as scorer:
+        with Scorer.open(model, device, **settings.choices, jobs=settings.jobs, limits=settings.limits) as scorer:
             engine = Engine(settings, scorer, store, uploads, Metrics(), str(model))
             config = uvicorn.Config(
                 make_app(engine, known), host=host, port=port, log_config=None, access_log=False, server_header=False,
