@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from serve.pictures import colour_heat
 from serve.verdict import Interval, TrackScore
-from serve.words import format_clock, format_prob
+from serve.words import describe_scale, format_clock, format_prob
 
 MOST_POINTS = 800  # drawn singly; beyond, the lowest and the highest of each column stand for all
 COLUMNS = 400
@@ -99,11 +99,7 @@ def draw_scale(prob: float, level: Level) -> Markup:
         Markup('<svg x="{:.2f}%" class="free"><path class="mark" d="M0 33 l-8 -13 h16 z"/></svg>').format(100 * prob)
     )
     parts.append(_text(100 * prob, 14, f"this file {format_prob(prob)}", _anchor(prob), "own"))
-    found, low, high, value = (format_prob(number) for number in (prob, level.low, level.high, level.threshold))
-    text = (
-        f"P(fake) of this file is {found} on a scale from 0 to 1; below {low} the outcome is REAL, from {high} on "
-        f"FAKE, between them UNCERTAIN; the threshold is {value}"
-    )
+    text = describe_scale(prob, level.threshold, level.low, level.high)
     return _frame(parts, 100, "scale", text)
 
 

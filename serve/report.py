@@ -18,32 +18,15 @@ from markupsafe import Markup
 from extract.files import write_text
 from serve.charts import PATTERNS, Axis, Level, draw_legend, draw_scale, draw_timeline
 from serve.examiner import Exhibit
+from serve.explanation import FaceWords, explain
 from serve.pictures import Picture, draw_crop, draw_heat, find_scale
 from serve.ruling import OWN
-from serve.verdict import ClipScore, Interval, Outcome, TrackScore, Verdict
-from serve.words import (
-    PURPOSES,
-    SOURCES,
-    Meaning,
-    describe_place,
-    describe_promise,
-    describe_target,
-    explain_outcome,
-    explain_reason,
-    format_bound,
-    format_bytes,
-    format_clock,
-    format_prob,
-    format_share,
-    list_limits,
-    show_signs,
-)
+from serve.verdict import ClipScore, TrackScore, Verdict
+from serve.words import describe_place, format_clock, format_prob, show_signs
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_FACES = 8  # with a timeline; a crowd, or a film of many cuts, has hundreds
 MOST_ROWS = 600  # of the table of clips
-MOST_STRETCHES = 6  # named under a timeline
-Row = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -109,24 +92,16 @@ def render_report(
     """The page; `model` is the folder in the command that repeats the score, `missing` says why no exhibit is there."""
     name = Path(verdict.path).name or verdict.path
     lettered = list(zip((chr(ord("A") + number) for number in range(len(exhibits))), exhibits, strict=True))
-    meaning: Meaning = explain_outcome(verdict)
+    told = explain(verdict)
     level = Level(verdict.threshold, *verdict.uncertain)
     facts: dict[str, Any] = {
         "name": name,
         "verdict": verdict,
+        "told": told,
         "made_at": f"{made_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
-        "meaning": meaning,
-        "reason": explain_reason(verdict.reason) if verdict.outcome is Outcome.NOT_SCORABLE else "",
         "patterns": PATTERNS,
-        "prob": None if verdict.p_fake is None else format_prob(verdict.p_fake),
-        "decision": _tell_decision(verdict),
         "scale": None if verdict.p_fake is None else draw_scale(verdict.p_fake, level),
-        "threshold": _name_threshold(verdict),
-        "rates": _list_rates(verdict),
-        "promise": "" if verdict.rates is None else describe_promise(verdict.rates),
-        "rates_source": _tell_source(verdict),
-        "odds": _list_odds(verdict),
-        "faces": _draw_faces(verdict, lettered, level),
+        "faces": _draw_faces(verdict, told.faces[:MOST_FACES], lettered, level),
         "more_faces": max(0, len(verdict.tracks) - MOST_FACES),
         "clips": _list_clips(verdict),
         "all_clips": sum(len(track.clips) for track in verdict.tracks),
@@ -134,112 +109,32 @@ def render_report(
         "exhibits_title": "Most suspicious frames" if _is_suspicious(verdict) else "Highest-scoring frames",
         "legend": draw_legend(),
         "missing": missing,
-        "file": _list_file(verdict),
-        "model": _list_model(verdict),
-        "limits": tuple(list_limits(verdict)),
         "commands": _list_commands(verdict, model),
     }
     return _load_template().render(facts)
-
-
-def _tell_decision(verdict: Verdict) -> str:
-    """The score against the threshold, in a sentence."""
-    if verdict.p_fake is None:
-        return ""
-    low, high = verdict.uncertain
-    prob = f"P(fake) = {format_prob(verdict.p_fake)} at even odds"
-    if low <= verdict.p_fake < high:
-        return f"{prob}, within the band from {format_prob(low)} to {format_prob(high)} that is left undecided."
-    if verdict.p_fake >= high:
-        return f"{prob}; from {format_prob(high)} on a video is called FAKE."
-    return f"{prob}; from {format_prob(high)} on a video is called FAKE, below {format_prob(low)} REAL."
 
 
 def _is_suspicious(verdict: Verdict) -> bool:
     return any(frame.p_fake >= verdict.threshold for track in verdict.tracks for frame in track.frames)
 
 
-def _name_threshold(verdict: Verdict) -> str:
-    if verdict.preset == OWN:
-        return f"{format_prob(verdict.threshold)}, chosen by whoever ran this"
-    target = "" if verdict.rates is None else f", {describe_target(verdict.rates.target)}"
-    return f'{format_prob(verdict.threshold)}, the preset "{verdict.preset}"{target}'
-
-
-def _list_rates(verdict: Verdict) -> list[tuple[str, str, str]]:
-    rates = verdict.rates
-    if rates is None:
-        return []
-    return [
-        (
-            f"fakes found, of {rates.n_fake} (recall)",
-            format_share(rates.recall),
-            format_bound(rates.recall_bound, least=True),
-        ),
-        (
-            f"real videos flagged, of {rates.n_real} (FPR)",
-            format_share(rates.fpr),
-            format_bound(rates.fpr_bound, least=False),
-        ),
-    ]
-
-
-def _tell_source(verdict: Verdict) -> str:
-    if verdict.rates is None:
-        return ""
-    datasets = ", ".join(verdict.model.datasets)
-    return SOURCES.get(verdict.rates.source, verdict.rates.source) + (f"; from {datasets}" if datasets else "")
-
-
-def _list_odds(verdict: Verdict) -> list[tuple[str, str, str]]:
-    odds = verdict.odds
-    if odds is None:
-        return []
-    return [
-        ("P(fake) of this file", "not known" if odds.p_fake is None else format_prob(odds.p_fake), ""),
-        ("of the videos that are flagged, fakes (PPV)", format_share(odds.ppv), _tell_least(odds.ppv_low)),
-        ("of the videos that are not, real ones (NPV)", format_share(odds.npv), _tell_least(odds.npv_low)),
-    ]
-
-
-def _tell_least(share: float | None) -> str:
-    return "" if share is None else format_bound(share, least=True)
-
-
-def _draw_faces(verdict: Verdict, lettered: Sequence[tuple[str, Exhibit]], level: Level) -> list[Face]:
+def _draw_faces(
+    verdict: Verdict, words: Sequence[FaceWords], lettered: Sequence[tuple[str, Exhibit]], level: Level
+) -> list[Face]:
     if not verdict.tracks:
         return []
     end_s = max(clip.end_s for track in verdict.tracks for clip in track.clips)
     axis = Axis(max(end_s, verdict.file.duration_s if verdict.file else 0.0, 0.1))
-    ordered = sorted(verdict.tracks, key=lambda track: (track.track != verdict.face, not track.counted, -track.logit))
-    return [_draw_face(verdict, track, lettered, axis, level) for track in ordered[:MOST_FACES]]
+    tracks = {track.track: track for track in verdict.tracks}
+    return [_draw_face(tracks[face.track], face, lettered, axis, level) for face in words]
 
 
 def _draw_face(
-    verdict: Verdict, track: TrackScore, lettered: Sequence[tuple[str, Exhibit]], axis: Axis, level: Level
+    track: TrackScore, words: FaceWords, lettered: Sequence[tuple[str, Exhibit]], axis: Axis, level: Level
 ) -> Face:
-    times = [frame.time_s for frame in track.frames]
-    part = "gave the video its score" if track.track == verdict.face else "counts towards the score"
-    text = (
-        f"P(fake) {format_prob(track.p_fake)}; {part if track.counted else 'does not count towards the score'}; "
-        f"seen in {len(times):,} frames from {format_clock(min(times))} to {format_clock(max(times))}; "
-        f"{_tell_stretches(track.intervals)}"
-    )
     marks = [(letter, exhibit.time_s) for letter, exhibit in lettered if exhibit.track == track.track]
-    drawing = draw_timeline(track, axis, level, marks, f"P(fake) of face {track.track} over time: {text}")
-    return Face(f"Face {track.track}", text, drawing)
-
-
-def _tell_stretches(intervals: Sequence[Interval]) -> str:
-    if not intervals:
-        return "no stretch of it is above the threshold"
-    highest = sorted(sorted(intervals, key=lambda one: -one.p_fake)[:MOST_STRETCHES], key=lambda one: one.start_s)
-    named = ", ".join(
-        f"{format_clock(one.start_s)} to {format_clock(one.end_s)} (highest {format_prob(one.p_fake)})"
-        for one in highest
-    )
-    more = len(intervals) - len(highest)
-    return f"above the threshold {named}" + (f", and in {more} other stretches" if more else "")
+    label = f"P(fake) of face {track.track} over time: {words.all_text}"
+    return Face(f"Face {track.track}", words.all_text, draw_timeline(track, axis, level, marks, label))
 
 
 def _list_clips(verdict: Verdict) -> list[ClipRow]:
@@ -292,39 +187,6 @@ def _embed(picture: Picture) -> Source:
     return Source("data:image/jpeg;base64," + base64.b64encode(picture.jpeg).decode(), picture.width, picture.height)
 
 
-def _list_file(verdict: Verdict) -> list[Row]:
-    rows = [
-        ("name", Path(verdict.path).name),
-        ("path", verdict.path),
-        ("sha256", verdict.sha256 or "not known: the file could not be read"),
-    ]
-    facts = verdict.file
-    if facts is not None:
-        rows += [
-            ("size", format_bytes(facts.size_bytes)),
-            ("container", facts.container),
-            ("codec", facts.codec),
-            ("pixels", f"{facts.width} × {facts.height}"),
-            ("duration", f"{format_clock(facts.duration_s)} ({facts.duration_s:.2f} s)"),
-            ("frames", f"{facts.frames:,} ({facts.frames / max(facts.duration_s, 1e-9):.4g} a second)"),
-        ]
-    return [*rows, ("remarks", verdict.detail or "none")]
-
-
-def _list_model(verdict: Verdict) -> list[Row]:
-    model = verdict.model
-    weights = ", UNTRAINED: random weights" if verdict.untrained_backbone else ""
-    return [
-        ("model", model.id),
-        ("backbone", f"{model.backbone}, {model.precision}{weights}"),
-        ("head", model.head),
-        ("face detector", model.detector),
-        ("trained on", ", ".join(model.datasets) or "not named"),
-        ("purpose", PURPOSES.get(verdict.purpose, verdict.purpose)),
-        ("run by", f"unmask {model.unmask_version}, {verdict.provider}"),
-    ]
-
-
 def _list_commands(verdict: Verdict, model: str) -> list[str]:
     """What proves the file and the model, and scores one with the other again."""
     path = verdict.path if not verdict.path.startswith("-") else f"./{verdict.path}"
@@ -355,5 +217,4 @@ def _load_template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"share": format_share, "prob": format_prob}
     return environment.get_template("verdict.html.j2")

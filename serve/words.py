@@ -68,6 +68,13 @@ PURPOSES = {
     "research": "research: not reviewed for decisions about people",
     "production": "production, as whoever trained it declared",
 }
+UNKNOWN_RATES = (
+    "Error rates are not known: this threshold is none of the model's own, so nobody measured how many fakes it misses "
+    "and how many real videos it flags."
+)
+EVEN_ODDS = (
+    "P(fake) is stated for even odds, as if every second video were fake. Where fakes are rare, most alarms are false."
+)
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 
 
@@ -119,6 +126,15 @@ def describe_promise(rates: Rates) -> str:
     )
 
 
+def describe_scale(prob: float, threshold: float, low: float, high: float) -> str:
+    """Where a score lies, for who cannot see its drawing; `low` and `high` bound what is UNCERTAIN."""
+    band = f", between them UNCERTAIN; the threshold is {format_prob(threshold)}" if low < high else ""
+    return (
+        f"P(fake) of this file is {format_prob(prob)} on a scale from 0 to 1; below {format_prob(low)} the outcome is "
+        f"REAL, from {format_prob(high)} on FAKE{band}"
+    )
+
+
 def describe_place(right: float, down: float) -> str:
     """Where something is in a picture, to a third of it; both from 0 to 1."""
     words = ROWS[min(int(3 * down), 2)], COLUMNS[min(int(3 * right), 2)]
@@ -144,10 +160,7 @@ def list_limits(verdict: Verdict) -> Iterator[str]:
         yield (
             f"It looked at {frames} of the file's {verdict.file.frames} frames; what happens between them is not seen."
         )
-    yield (
-        "P(fake) is stated for even odds, as if every second video were fake. Where fakes are rare, most alarms are "
-        "false."
-    )
+    yield EVEN_ODDS
     yield "The rates hold for videos like those they were measured on. On other material nobody knows them."
     yield "A score says nothing about who made a video, how or why, and alone proves nothing about a person."
 
