@@ -18,8 +18,9 @@ from export.probes import MOST_REPLAY_ERROR
 from extract.backbones import Backbone
 from extract.clips import FrameSource
 from extract.crops import cut_crop
-from extract.errors import MismatchError, UnmaskError
+from extract.errors import CancelledError, MismatchError, UnmaskError
 from extract.files import hash_file
+from extract.isolation import Cancel
 from extract.session import Device, Session, open_session
 from serve.occlusion import HeatMap, hide_regions
 from serve.pictures import Mark, Picture, draw_frame
@@ -67,11 +68,13 @@ class Examiner:
         self._contract = contract
         self._device = device
 
-    def examine(self, path: Path, verdict: Verdict, video: FrameSource, most: int = 3) -> tuple[Exhibit, ...]:
+    def examine(
+        self, path: Path, verdict: Verdict, video: FrameSource, most: int = 3, cancel: Cancel | None = None
+    ) -> tuple[Exhibit, ...]:
         """Exhibits for a verdict on `path`, at most so many, in order of time; `video` is that file, opened again.
 
         One clip is held at a time. Raises MismatchError where the file, or the model, is not the one of the verdict,
-        and VideoError where the file cannot be read any more.
+        VideoError where the file cannot be read any more, and CancelledError soon after `cancel` is set.
         """
         moments = choose_moments(verdict.tracks, verdict.threshold, most)
         if moments:
@@ -79,7 +82,9 @@ class Examiner:
         by_clip: dict[tuple[int, float], list[Moment]] = defaultdict(list)
         for moment in moments:
             by_clip[moment.track.track, moment.clip.start_s].append(moment)
-        found = [one for of_clip in by_clip.values() for one in self._examine_clip(path, verdict, video, of_clip)]
+        found: list[Exhibit] = []
+        for of_clip in by_clip.values():
+            found += self._examine_clip(path, verdict, video, of_clip, cancel)
         return tuple(sorted(found, key=lambda exhibit: (exhibit.time_s, exhibit.track)))
 
     def _require_same(self, path: Path, verdict: Verdict) -> None:
@@ -91,12 +96,20 @@ class Examiner:
         if verdict.sha256 is not None and hash_file(path) != verdict.sha256:
             raise _explain_change(path, "its sha256 is another")
 
-    def _examine_clip(self, path: Path, verdict: Verdict, video: FrameSource, moments: list[Moment]) -> list[Exhibit]:
+    def _examine_clip(
+        self, path: Path, verdict: Verdict, video: FrameSource, moments: list[Moment], cancel: Cancel | None
+    ) -> list[Exhibit]:
         clip, track = moments[0].clip, moments[0].track.track
         places = [clip.frames.index(moment.frame) for moment in moments]
         crops, pictures = self._read(path, verdict, video, clip, dict.fromkeys(places, track))
         features = self._backbone.embed(crops)
         self._require_score(path, clip, self._score(features[None]))
+
+        def score_still(hidden: Crops) -> NDArray[np.float64]:
+            if cancel is not None and cancel.is_set():
+                raise CancelledError("nobody waits for the evidence any more")
+            return self._score_still(hidden, len(crops))
+
         return [
             Exhibit(
                 clip.frames[place].time_s,
@@ -104,7 +117,7 @@ class Examiner:
                 clip.frames[place].p_fake,
                 pictures[place],
                 crops[place],
-                hide_regions(crops[place], lambda hidden: self._score_still(hidden, len(crops))),
+                hide_regions(crops[place], score_still),
             )
             for place in places
         ]

@@ -154,10 +154,10 @@ class Scorer:
                 stop.own.set()
 
     @contextmanager
-    def read(self, path: Path) -> Iterator[IsolatedVideo]:
+    def read(self, path: Path, cancel: Cancel | None = None) -> Iterator[IsolatedVideo]:
         """A file opened once more in a decoder of its own; raises VideoError where it cannot be."""
         with self._decoders.lend() as decoder:
-            yield decoder.open(path)
+            yield decoder.open(path, cancel)
 
     def close(self) -> None:
         """Ends its threads and processes."""

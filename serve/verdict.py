@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from extract.errors import FormatError
 
 FORMAT = "unmask-verdict/1"
 DEMONSTRATION = "DEMONSTRATION: this model was made to show the pipeline and detects nothing reliably"
@@ -174,3 +179,16 @@ class Verdict:
     def to_document(self) -> dict[str, Any]:
         """The verdict as JSON-ready values."""
         return {"format": FORMAT, **asdict(self), "notices": list(self.notices)}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Verdict:
+        """The verdict that gave this document; raises FormatError for anything else."""
+        try:
+            return _make_reader().validate_python({name: document[name] for name in cls.__dataclass_fields__})
+        except (ValidationError, KeyError) as error:
+            raise FormatError(f"this is no verdict of the format {FORMAT}: {error}") from error
+
+
+@cache
+def _make_reader() -> TypeAdapter[Verdict]:
+    return TypeAdapter(Verdict)

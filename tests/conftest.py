@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,6 +19,11 @@ from extract.pipeline import Extractor
 from extract.run import extract_manifest
 from tests.fakes import FixedDetector, make_tiny_backbone
 from tests.media import carphone_frames, write_video
+
+if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
+
+    from tests.service_client import GatedScorer
 
 FACE = (48.0, 30.0, 112.0, 108.0)  # in the carphone footage
 
@@ -76,3 +83,35 @@ def blur_face(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     copy = np.array(frame)
     copy[y0:y1, x0:x1] = cv2.GaussianBlur(copy[y0:y1, x0:x1], (0, 0), 4)
     return copy
+
+
+@pytest.fixture(scope="module")
+def gated(pipeline: Pipeline) -> Iterator[GatedScorer]:
+    """A scorer that a service's tests can hold back."""
+    from tests.service_client import open_gated
+
+    scorer = open_gated(pipeline.model, FACE)
+    yield scorer
+    scorer.close()
+
+
+@pytest.fixture
+def held(gated: GatedScorer) -> GatedScorer:
+    """The same, let go."""
+    gated.let_go()
+    return gated
+
+
+@pytest.fixture
+def clip(pipeline: Pipeline) -> bytes:
+    """A short video of one face."""
+    return pipeline.videos[0].path.read_bytes()
+
+
+@pytest.fixture
+def client(held: GatedScorer, tmp_path: Path) -> Iterator[TestClient]:
+    """A service without keys."""
+    from tests.service_client import serve
+
+    with serve(held, tmp_path) as client:
+        yield client

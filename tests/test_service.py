@@ -6,128 +6,32 @@ import errno
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from export.bundle import SCORER, open_model_folder
-from export.fused import FusedModel
-from extract.errors import CancelledError, FormatError, UsageError
-from extract.isolation import Cancel
-from extract.limits import MediaLimits
-from serve.scorer import Progress, Scorer, make_decoders
+from extract.errors import FormatError, UsageError
 from serve.service.access import Keys, choose_keys
-from serve.service.app import make_app
-from serve.service.engine import Engine
 from serve.service.jobs import clean_name
-from serve.service.metrics import Metrics
 from serve.service.settings import Settings, parse_size
 from serve.service.store import Store
-from serve.service.uploads import Uploads
-from serve.verdict import Verdict
-from tests.conftest import FACE, Pipeline
-from tests.fakes import FixedDetector
 from tests.media import carphone, carphone_frames, numbered_frames, write_video
-
-VIDEO = {"Content-Type": "video/mp4"}
-PATIENCE_S = 30.0
-ANNA, BERT = {"Authorization": "Bearer anna's"}, {"Authorization": "Bearer bert's"}
-
-
-class GatedScorer(Scorer):
-    """Waits before each file until it is let go; knows which files it was given."""
-
-    gate: Event
-    fault: Exception | None = None
-
-    def score(self, path: str | Path, progress: Progress | None = None, cancel: Cancel | None = None) -> Verdict:
-        """As the real one."""
-        while not self.gate.wait(0.01):
-            if cancel is not None and cancel.is_set():
-                raise CancelledError("nobody waits")
-        if self.fault:
-            raise self.fault
-        return super().score(path, progress, cancel)
-
-
-@pytest.fixture(scope="module")
-def scorer(pipeline: Pipeline) -> Iterator[GatedScorer]:
-    model = FusedModel(pipeline.model / SCORER, "cpu")
-    decoders = make_decoders(limits=MediaLimits(most_duration_s=20))
-    scorer = GatedScorer(open_model_folder(pipeline.model), model, FixedDetector(FACE), decoders=decoders)
-    with scorer:
-        yield scorer
-
-
-@pytest.fixture(autouse=True)
-def open_gate(scorer: GatedScorer) -> None:
-    scorer.gate = Event()
-    scorer.gate.set()
-    scorer.fault = None
-
-
-@pytest.fixture
-def clip(pipeline: Pipeline) -> bytes:
-    return pipeline.videos[0].path.read_bytes()
-
-
-@contextmanager
-def serve(scorer: Scorer, data: Path, keys: Keys | None = None, **choices: Any) -> Iterator[TestClient]:
-    store = Store(_prepare(data) / "jobs.sqlite")
-    engine = Engine(Settings(data, **choices), scorer, store, Uploads(data), Metrics(), "model/")
-    try:
-        with TestClient(make_app(engine, keys), base_url="http://127.0.0.1") as client:
-            yield client
-    finally:
-        store.close()
-
-
-def _prepare(data: Path) -> Path:
-    data.mkdir(exist_ok=True)
-    return data
-
-
-@pytest.fixture
-def client(scorer: GatedScorer, tmp_path: Path) -> Iterator[TestClient]:
-    with serve(scorer, tmp_path) as client:
-        yield client
-
-
-def send(client: TestClient, content: bytes, name: str = "a.mp4", **headers: str) -> dict[str, Any]:
-    response = client.post("/v1/videos", params={"name": name}, content=content, headers={**VIDEO, **headers})
-    assert response.status_code in (200, 202), response.text
-    document: dict[str, Any] = response.json()
-    return document
-
-
-def await_state(client: TestClient, job: dict[str, Any], *states: str, **headers: str) -> dict[str, Any]:
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        found: dict[str, Any] = client.get(job["links"]["self"], headers=headers).json()
-        if found["state"] in (states or ("done", "failed", "cancelled")):
-            return found
-        time.sleep(0.02)
-    raise AssertionError(found)
-
-
-def require_problem(response: Any, status: int) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    document: dict[str, Any] = response.json()
-    assert document["status"] == status
-    assert document["detail"]
-    assert document["request_id"] == response.headers["x-request-id"]
-    return document
-
-
-def list_uploads(data: Path) -> list[str]:
-    return os.listdir(data / "uploads")
+from tests.service_client import (
+    ANNA,
+    BERT,
+    VIDEO,
+    GatedScorer,
+    await_report,
+    await_state,
+    list_uploads,
+    make_keys,
+    require_problem,
+    send,
+    serve,
+)
 
 
 def test_a_video_is_scored_and_its_upload_deleted(client: TestClient, clip: bytes, tmp_path: Path) -> None:
@@ -136,8 +40,8 @@ def test_a_video_is_scored_and_its_upload_deleted(client: TestClient, clip: byte
     assert response.status_code == 202
     assert response.headers["location"] == job["links"]["self"]
     assert (job["name"], job["sha256"], job["size_bytes"]) == ("a.mp4", hashlib.sha256(clip).hexdigest(), len(clip))
-    done = await_state(client, job)
-    assert done["state"] == "done"
+    done = await_report(client, job)
+    assert (done["state"], done["report"]) == ("done", "ready")
     assert done["verdict"]["outcome"] in ("REAL", "FAKE", "UNCERTAIN")
     assert (done["verdict"]["path"], done["verdict"]["sha256"]) == ("a.mp4", job["sha256"])
     assert {"purpose", "notices", "untrained_backbone"} <= done["verdict"].keys()
@@ -145,7 +49,7 @@ def test_a_video_is_scored_and_its_upload_deleted(client: TestClient, clip: byte
 
 
 def test_a_report_is_there_with_a_policy_of_its_own(client: TestClient, clip: bytes, tmp_path: Path) -> None:
-    done = await_state(client, send(client, clip, "<b>.mp4"))
+    done = await_report(client, send(client, clip, "<b>.mp4"))
     page = client.get(done["links"]["report"])
     assert page.headers["content-type"].startswith("text/html")
     assert "script-src" not in page.headers["content-security-policy"]
@@ -156,10 +60,11 @@ def test_a_report_is_there_with_a_policy_of_its_own(client: TestClient, clip: by
 
 
 def test_identical_bytes_are_answered_from_the_stored_result(client: TestClient, clip: bytes, tmp_path: Path) -> None:
-    first = await_state(client, send(client, clip))
+    first = await_report(client, send(client, clip))
     again = send(client, clip, "b.mp4")
     assert (again["state"], again["cached"], again["verdict"]["path"]) == ("done", True, "b.mp4")
     assert {**again["verdict"], "path": ""} == {**first["verdict"], "path": ""}
+    assert (again["summary"], again["report"]) == (first["summary"], "ready")
     assert again["id"] != first["id"]
     assert client.delete(first["links"]["self"]).status_code == 204
     assert client.get(again["links"]["report"]).status_code == 200
@@ -187,8 +92,8 @@ def test_a_short_clip_is_answered_at_once_and_not_kept(client: TestClient, clip:
     assert list_uploads(tmp_path) == []
 
 
-def test_a_clip_that_is_not_short_is_sent_elsewhere(scorer: GatedScorer, tmp_path: Path) -> None:
-    with serve(scorer, tmp_path, sync_s=2.0) as client:
+def test_a_clip_that_is_not_short_is_sent_elsewhere(held: GatedScorer, tmp_path: Path) -> None:
+    with serve(held, tmp_path, sync_s=2.0) as client:
         response = client.post("/v1/score", content=carphone().read_bytes(), headers=VIDEO)
     assert "/v1/videos" in require_problem(response, 413)["detail"]
     assert list_uploads(tmp_path) == []
@@ -200,10 +105,8 @@ def chunks(size: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("content", [lambda: b"x" * 200_000, lambda: chunks(200_000)], ids=["declared", "chunked"])
-def test_a_body_beyond_the_limit_leaves_nothing(
-    scorer: GatedScorer, tmp_path: Path, content: Callable[[], Any]
-) -> None:
-    with serve(scorer, tmp_path, most_bytes=100_000) as client:
+def test_a_body_beyond_the_limit_leaves_nothing(held: GatedScorer, tmp_path: Path, content: Callable[[], Any]) -> None:
+    with serve(held, tmp_path, most_bytes=100_000) as client:
         require_problem(client.post("/v1/videos", content=content(), headers=VIDEO), 413)
         assert client.get("/v1/videos").json() == {"videos": []}
     assert list_uploads(tmp_path) == []
@@ -241,9 +144,9 @@ def test_an_unexpected_error_keeps_its_traceback_to_itself(
     assert any(record.exc_info for record in caplog.records)
 
 
-def test_a_full_queue_says_when_to_come_again(scorer: GatedScorer, tmp_path: Path, clip: bytes) -> None:
-    scorer.gate.clear()
-    with serve(scorer, tmp_path, most_queued=1) as client:
+def test_a_full_queue_says_when_to_come_again(held: GatedScorer, tmp_path: Path, clip: bytes) -> None:
+    held.gate.clear()
+    with serve(held, tmp_path, most_queued=1) as client:
         first = send(client, clip)
         await_state(client, first, "running")
         second = send(client, clip + b"1")
@@ -252,15 +155,15 @@ def test_a_full_queue_says_when_to_come_again(scorer: GatedScorer, tmp_path: Pat
         require_problem(refused, 429)
         assert int(refused.headers["retry-after"]) > 0
         require_problem(client.get("/readyz"), 503)
-        scorer.gate.set()
+        held.gate.set()
         assert {await_state(client, job)["state"] for job in (first, second)} == {"done"}
         assert client.get("/readyz").status_code == 200
 
 
 def test_a_job_is_cancelled_while_it_waits_and_while_it_runs(
-    client: TestClient, scorer: GatedScorer, clip: bytes, tmp_path: Path
+    client: TestClient, held: GatedScorer, clip: bytes, tmp_path: Path
 ) -> None:
-    scorer.gate.clear()
+    held.gate.clear()
     running, waiting = send(client, clip), send(client, clip + b"1")
     await_state(client, running, "running")
     require_problem(client.delete(running["links"]["self"]), 409)
@@ -273,48 +176,37 @@ def test_a_job_is_cancelled_while_it_waits_and_while_it_runs(
 
 
 def test_a_job_that_fails_unexpectedly_ends_and_the_next_is_scored(
-    client: TestClient, scorer: GatedScorer, clip: bytes
+    client: TestClient, held: GatedScorer, clip: bytes
 ) -> None:
-    scorer.fault = RuntimeError("secret")
+    held.fault = RuntimeError("secret")
     failed = await_state(client, send(client, clip))
     assert failed["state"] == "failed"
     assert "secret" not in json.dumps(failed)
-    scorer.fault = None
+    held.fault = None
     assert await_state(client, send(client, clip))["state"] == "done"
 
 
-def test_events_tell_of_a_job_until_it_ends(client: TestClient, scorer: GatedScorer, clip: bytes) -> None:
-    scorer.gate.clear()
+def test_events_tell_of_a_job_until_it_ends(client: TestClient, held: GatedScorer, clip: bytes) -> None:
+    held.gate.clear()
     job = send(client, clip)
     await_state(client, job, "running")
-    scorer.gate.set()
+    held.gate.set()
     events = client.get(job["links"]["events"])
     assert events.headers["content-type"].startswith("text/event-stream")
     blocks = [block.splitlines() for block in events.text.strip().split("\n\n")]
     assert {block[0] for block in blocks} == {"event: job"}
-    assert json.loads(blocks[-1][1].removeprefix("data: "))["state"] == "done"
+    told = [json.loads(block[1].removeprefix("data: ")) for block in blocks]
+    assert (told[-1]["state"], told[-1]["report"]) == ("done", "ready")
 
 
-def hash_key(name: str) -> str:
-    return hashlib.sha256(f"{name}'s".encode()).hexdigest()
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> Keys:
-    path = tmp_path / "keys"
-    lines = [f"{name}:{hash_key(name)}" for name in ("anna", "bert")]
-    path.write_text("# who may ask\n" + "\n".join(lines), encoding="utf-8")
-    return Keys.read(path)
-
-
-def test_nobody_reaches_a_job_of_somebody_else(scorer: GatedScorer, tmp_path: Path, clip: bytes, keys: Keys) -> None:
-    with serve(scorer, tmp_path / "data", keys) as client:
+def test_nobody_reaches_a_job_of_somebody_else(held: GatedScorer, tmp_path: Path, clip: bytes) -> None:
+    with serve(held, tmp_path / "data", make_keys(tmp_path)) as client:
         job = send(client, clip, **ANNA)
-        await_state(client, job, **ANNA)
+        await_report(client, job, **ANNA)
         link = job["links"]["self"]
         for method, path in (
             ("GET", link), ("DELETE", link), ("POST", f"{link}/cancel"), ("GET", f"{link}/events"),
-            ("GET", f"{link}/report"),
+            ("GET", f"{link}/report"), ("POST", f"{link}/report/link"),
         ):  # fmt: skip
             require_problem(client.request(method, path, headers=BERT), 404)
             require_problem(client.request(method, path), 401)
@@ -355,27 +247,27 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 
 
 def test_stopping_puts_a_running_job_back_and_the_next_service_ends_it(
-    scorer: GatedScorer, clip: bytes, tmp_path: Path
+    held: GatedScorer, clip: bytes, tmp_path: Path
 ) -> None:
-    scorer.gate.clear()
-    with serve(scorer, tmp_path) as client:
+    held.gate.clear()
+    with serve(held, tmp_path) as client:
         jobs = [send(client, clip + bytes([number])) for number in range(2)]
         await_state(client, jobs[0], "running")
     (tmp_path / "uploads" / "half.part").touch()
-    scorer.gate.set()
-    with serve(scorer, tmp_path) as client:
-        assert [await_state(client, job)["state"] for job in jobs] == ["done", "done"]
+    held.gate.set()
+    with serve(held, tmp_path) as client:
+        assert [await_report(client, job)["state"] for job in jobs] == ["done", "done"]
     assert list_uploads(tmp_path) == []
 
 
-def test_uploads_and_results_are_kept_as_long_as_was_said(scorer: GatedScorer, clip: bytes, tmp_path: Path) -> None:
-    with serve(scorer, tmp_path, keep_uploads_s=3600.0) as client:
-        job = await_state(client, send(client, clip))
+def test_uploads_and_results_are_kept_as_long_as_was_said(held: GatedScorer, clip: bytes, tmp_path: Path) -> None:
+    with serve(held, tmp_path, keep_uploads_s=3600.0) as client:
+        job = await_report(client, send(client, clip))
         assert list_uploads(tmp_path) == [job["id"]]
-    with serve(scorer, tmp_path, keep_uploads_s=0.0) as client:
+    with serve(held, tmp_path, keep_uploads_s=0.0) as client:
         assert list_uploads(tmp_path) == []
         assert client.get(job["links"]["report"]).status_code == 200
-    with serve(scorer, tmp_path, keep_results_s=0.001) as client:
+    with serve(held, tmp_path, keep_results_s=0.001) as client:
         require_problem(client.get(job["links"]["self"]), 404)
     assert os.listdir(tmp_path / "reports") == []
 
@@ -406,10 +298,10 @@ def test_the_interface_is_described_with_examples_and_problems(client: TestClien
     assert "HTTPValidationError" not in json.dumps(document)
 
 
-def test_the_model_is_told_with_its_presets_and_limits(client: TestClient, scorer: GatedScorer) -> None:
+def test_the_model_is_told_with_its_presets_and_limits(client: TestClient, held: GatedScorer) -> None:
     model = client.get("/v1/model").json()
     assert model["default_preset"] in model["presets"]
-    assert model["presets"][model["default_preset"]]["value"] == scorer.ruling.value
+    assert model["presets"][model["default_preset"]]["value"] == held.ruling.value
     assert (model["needs_key"], model["limits"]["max_duration_s"]) == (False, 3600.0)
 
 
@@ -436,8 +328,8 @@ def test_settings_that_could_take_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_clip_scored_over_http_has_the_score_of_the_library(
-    client: TestClient, scorer: GatedScorer, tmp_path: Path
+    client: TestClient, held: GatedScorer, tmp_path: Path
 ) -> None:
     path = write_video(tmp_path / "c.mp4", carphone_frames(24))
-    own = scorer.score(path)
+    own = held.score(path)
     assert client.post("/v1/score", content=path.read_bytes(), headers=VIDEO).json()["p_fake"] == own.p_fake

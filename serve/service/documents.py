@@ -28,15 +28,20 @@ JOB: dict[str, Any] = {
     "position": 1,
     "progress": {"done_s": 0.0, "total_s": None},
     "cached": False,
-    "verdict": None,
+    "report": "waiting",
+    "summary": None,
     "problem": None,
     "links": {
         "self": "/v1/videos/q9Jx0cV3m2bTn5rKf8sWzA1yLhPdUe6o",
         "events": "/v1/videos/q9Jx0cV3m2bTn5rKf8sWzA1yLhPdUe6o/events",
-        "report": None,
         "cancel": "/v1/videos/q9Jx0cV3m2bTn5rKf8sWzA1yLhPdUe6o/cancel",
+        "report": None,
+        "report_link": None,
     },
 }
+
+
+Outcome = Literal["REAL", "FAKE", "UNCERTAIN", "NOT_SCORABLE"]
 
 
 class ProblemDocument(BaseModel):
@@ -63,8 +68,25 @@ class LinksDocument(BaseModel):
 
     self: str
     events: str
-    report: str | None
     cancel: str
+    report: str | None
+    report_link: str | None
+
+
+class SummaryDocument(BaseModel):
+    """The least of a verdict."""
+
+    outcome: Outcome
+    reason: str | None
+    p_fake: float | None
+    duration_s: float | None
+
+
+class LinkDocument(BaseModel):
+    """A link that needs no key, and until when it holds."""
+
+    href: str
+    expires_at: str
 
 
 class VerdictDocument(BaseModel):
@@ -74,7 +96,7 @@ class VerdictDocument(BaseModel):
     format: Literal["unmask-verdict/1"]
     path: str
     sha256: str | None
-    outcome: Literal["REAL", "FAKE", "UNCERTAIN", "NOT_SCORABLE"]
+    outcome: Outcome
     reason: str | None
     detail: str
     p_fake: float | None
@@ -88,8 +110,12 @@ class VerdictDocument(BaseModel):
     notices: list[str]
 
 
-class JobDocument(BaseModel):
-    """One uploaded video and what became of it."""
+class LeanJobDocument(BaseModel):
+    """One uploaded video and what became of it, without the verdict's details.
+
+    `done` comes with the verdict; the report is made afterwards, when no video waits for a verdict. `position` is how
+    many turns come until its own at most.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [JOB]})
     id: str
@@ -103,15 +129,23 @@ class JobDocument(BaseModel):
     position: int | None
     progress: ProgressDocument
     cached: bool
-    verdict: VerdictDocument | None
+    report: Literal["none", "waiting", "making", "ready"]
+    summary: SummaryDocument | None
     problem: ProblemDocument | None
     links: LinksDocument
+
+
+class JobDocument(LeanJobDocument):
+    """One uploaded video and what became of it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**JOB, "verdict": None}]})
+    verdict: VerdictDocument | None
 
 
 class JobsDocument(BaseModel):
     """Jobs, the newest first."""
 
-    videos: list[JobDocument]
+    videos: list[LeanJobDocument]
 
 
 class ModelDocument(BaseModel):

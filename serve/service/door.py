@@ -25,7 +25,10 @@ def get_engine(request: Request) -> Engine:
     return engine
 
 
-def get_owner(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> str:
+Given = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+
+
+def get_owner(request: Request, given: Given) -> str:
     """Whose request this is; raises ProblemError without a key where one is needed."""
     keys: Keys | None = request.app.state.keys
     if keys is None:

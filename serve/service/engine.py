@@ -1,30 +1,34 @@
-"""The engine: threads that take jobs from the store and score them; several share one scorer, which stacks clips."""
+"""The engine: threads that take jobs from the store and score them; several share one scorer, which stacks clips.
+
+Verdicts come first: a report costs several times a verdict, and is made while no video waits.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import Any
 
 from extract.errors import CancelledError, DiskError, Reason, UnmaskError, VideoError
-from serve.evidence import Evidence
-from serve.report import write_report
 from serve.results import Terms
 from serve.scorer import Scorer
-from serve.service.jobs import Job, State
+from serve.service.jobs import SETTLED, Job, Report, State, hide_path, rename_verdict, summarise
 from serve.service.metrics import Metrics
 from serve.service.problems import UNEXPECTED, ProblemError, describe_problem
+from serve.service.reporter import Reporter
 from serve.service.settings import Settings
 from serve.service.store import Store
+from serve.service.tickets import Tickets
 from serve.service.uploads import Upload, Uploads
-from serve.verdict import DEMONSTRATION, UNTRAINED, Verdict
+from serve.verdict import Verdict
 
 LOG = logging.getLogger("unmask.service")
 LOOK_S = 1.0  # between two looks into the queue where nobody called
@@ -37,7 +41,7 @@ DIED = "The service died several times while it scored this file; it is not trie
 
 @dataclass
 class Run:
-    """A job that a thread works on."""
+    """What a thread works on: a job, or the report of one."""
 
     cancelled: Event = field(default_factory=Event)  # by its owner
     stopped: Event = field(default_factory=Event)  # by the end of the service
@@ -67,11 +71,12 @@ class Engine:
         self.metrics = metrics
         self.stopping = Event()
         self.terms = json.dumps(vars(Terms.of(scorer)), sort_keys=True)
-        self._model = model
-        self._evidence = Evidence(scorer)
+        self.tickets = Tickets()
+        self._reporter = Reporter(scorer, uploads, model)
         self._changed = Condition()
         self._runs: dict[str, Run] = {}
-        self._receiving = 0
+        self._making: dict[str, Run] = {}
+        self._receiving: Counter[str] = Counter()  # uploads under way, by owner
         self._at_once = 0
         self._threads: list[Thread] = []
 
@@ -81,17 +86,18 @@ class Engine:
         stray = self.uploads.sweep(self.store.list_ids(), self.store.list_ids(report=True))
         self._tidy()
         LOG.info("started", extra={"facts": {"waiting": waiting, "stray_files": stray}})
-        works: list[Callable[[], None]] = [self._work] * self.settings.jobs
-        for number, work in enumerate([*works, self._keep_tidy]):
+        works: list[Callable[[], None]] = [partial(self._work, self._claim) for _ in range(self.settings.jobs)]
+        works += [partial(self._work, self._claim_report), self._keep_tidy]
+        for number, work in enumerate(works):
             thread = Thread(target=work, name=f"service-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Takes nothing more, puts running jobs back into the queue and ends the threads."""
+        """Takes nothing more, lets what is under way wait for the next start, and ends the threads."""
         self.stopping.set()
         with self._changed:
-            for run in self._runs.values():
+            for run in (*self._runs.values(), *self._making.values()):
                 run.stopped.set()
             self._changed.notify_all()
         for thread in self._threads:
@@ -103,21 +109,21 @@ class Engine:
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     @contextmanager
-    def reserve(self) -> Iterator[None]:
+    def reserve(self, owner: str) -> Iterator[None]:
         """A place in the queue for an upload that is about to come; raises ProblemError where there is none."""
         self.require_running()
         with self._changed:
-            if self.store.count(State.QUEUED) + self._receiving >= self.settings.most_queued:
-                raise ProblemError(
-                    429, "queue-full", f"{self.settings.most_queued} videos wait already; send it again later.",
-                    {"Retry-After": "30"},
-                )  # fmt: skip
-            self._receiving += 1
+            own = self.store.count_queued(owner) + self._receiving[owner]
+            if self.store.count(State.QUEUED) + self._receiving.total() >= self.settings.most_queued:
+                raise _refuse_queue(f"{self.settings.most_queued} videos wait already")
+            if own >= self.settings.most_queued_each:
+                raise _refuse_queue(f"{own} videos of yours wait already")
+            self._receiving[owner] += 1
         try:
             yield
         finally:
             with self._changed:
-                self._receiving -= 1
+                self._receiving[owner] -= 1
 
     @contextmanager
     def reserve_at_once(self) -> Iterator[None]:
@@ -141,28 +147,28 @@ class Engine:
         if self.stopping.is_set():
             raise ProblemError(503, "stopping", "The service is stopping; send it again soon.", {"Retry-After": "10"})
 
-    def accept(self, upload: Upload, owner: str, name: str) -> Job:
+    def accept(self, upload: Upload, owner: str, name: str, *, report: bool) -> Job:
         """Takes in an upload: answered at once where its owner had these bytes answered before, else it waits."""
-        job = Job(upload.id, owner, name, State.QUEUED, upload.size_bytes, upload.sha256, time.time())
+        wanted = Report.WAITING if report else Report.NONE
+        job = Job(upload.id, owner, name, State.QUEUED, upload.size_bytes, upload.sha256, time.time(), report=wanted)
         answered = self.store.find_answer(owner, upload.sha256, self.terms)
         self.metrics.uploaded.inc(upload.size_bytes)
         if answered is not None and answered.verdict is not None:
-            job = self._answer(job, answered)
+            job = self._answer(job, answered, answered.verdict)
             self.store.add_answered(job, self.terms)
-            self.uploads.remove(job.id)
+            self._drop_upload(job)
             self.metrics.cached.inc()
-            return job
-        self.store.add(job, self.terms)
-        self.metrics.accepted.inc()
-        with self._changed:
-            self._changed.notify()
+        else:
+            self.store.add(job, self.terms)
+            self.metrics.accepted.inc()
+        self._wake()
         return job
 
     def cancel(self, job: Job) -> bool:
         """Ends a waiting job, or has a running one ended soon; False where it has ended."""
         with self._changed:
             if self.store.cancel(job.id, State.QUEUED):
-                self._end(job.id, "cancelled")
+                self._end(replace(job, report=Report.NONE), "cancelled")
                 return True
             run = self._runs.get(job.id)
             if run is None:
@@ -174,6 +180,9 @@ class Engine:
         """Forgets a job and its files; False where it runs."""
         if not self.store.delete(job.id, job.owner):
             return False
+        with self._changed:
+            if job.id in self._making:
+                self._making[job.id].cancelled.set()
         self.uploads.remove(job.id)
         self.uploads.remove_report(job.id)
         return True
@@ -201,97 +210,136 @@ class Engine:
             raise ProblemError(413, "too-large", f"The video is larger than is scored here: {verdict.detail}.")
         return verdict
 
-    def _answer(self, job: Job, answered: Job) -> Job:
-        verdict = {**(answered.verdict or {}), "path": job.name}
-        report = answered.report and self.uploads.copy_report(answered.id, job.id)
-        return replace(job, state=State.DONE, ended_at=time.time(), cached=True, report=report, verdict=verdict)
+    def _answer(self, job: Job, answered: Job, verdict: dict[str, Any]) -> Job:
+        """The job with the verdict on the same bytes, and with its report, where there is one by now."""
+        verdict = {**verdict, "path": job.name}
+        report = job.report
+        if report is Report.WAITING and answered.report is Report.READY:
+            report = Report.READY if self.uploads.copy_report(answered.id, job.id) else report
+        return replace(
+            job, state=State.DONE, ended_at=time.time(), cached=True, report=report, summary=summarise(verdict),
+            verdict=verdict,
+        )  # fmt: skip
 
-    def _work(self) -> None:
+    def _work(self, claim: Callable[[], Callable[[], None] | None]) -> None:
         while not self.stopping.is_set():
             try:
-                claimed = self._claim()
+                work = claim()
             except UnmaskError as error:
                 LOG.error("the queue cannot be read", extra={"facts": {"error": str(error)}})
                 self.stopping.wait(RETRY_S)
                 continue
-            if claimed is not None:
-                self._run(*claimed)
+            if work is not None:
+                work()
 
-    def _claim(self) -> tuple[Job, Run] | None:
+    def _claim(self) -> Callable[[], None] | None:
         with self._changed:
-            job = self.store.claim()
-            if job is None:
-                self._changed.wait(LOOK_S)
-                return None
-            run = self._runs[job.id] = Run()
-            if self.stopping.is_set():
-                run.stopped.set()
-        self.metrics.waited_s.observe(time.time() - job.created_at)
-        return job, run
+            if (job := self.store.claim()) is not None:
+                return partial(self._run, job, self._begin(self._runs, job))
+            self._changed.wait(LOOK_S)
+            return None
+
+    def _claim_report(self) -> Callable[[], None] | None:
+        with self._changed:
+            if not self.store.count(State.QUEUED) and (job := self.store.claim_report()) is not None:
+                return partial(self._make_report, job, self._begin(self._making, job))
+            self._changed.wait(LOOK_S)
+            return None
+
+    def _begin(self, runs: dict[str, Run], job: Job) -> Run:
+        run = runs[job.id] = Run()
+        if self.stopping.is_set():
+            run.stopped.set()
+        return run
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _run(self, job: Job, run: Run) -> None:
         began = time.monotonic()
+        self.metrics.waited_s.observe(time.time() - job.created_at)
         try:
             end: _End | None = self._score(job, run)
         except CancelledError:
             end = None if run.stopped.is_set() and not run.cancelled.is_set() else self._end_cancelled(job)
         except UnmaskError as error:
-            end = self._end_failed(job, _hide_path(str(error), self.uploads.locate(job.id), job.name))
+            end = self._end_failed(job, hide_path(str(error), self.uploads.locate(job.id), job.name))
         except Exception:
             # Whatever it was, the job must have an end, and the next one a thread.
             LOG.exception("a job failed unexpectedly", extra={"facts": {"job": job.id}})
             end = self._end_failed(job, UNEXPECTED)
-        finally_ended = self._write_end(job, end)
+        ended = self._insist(job, end.write if end else partial(self.store.put_back, job.id))
         with self._changed:
             del self._runs[job.id]
-        if end is not None and finally_ended:
+        if end is not None and ended:
             self.metrics.scored_s.observe(time.monotonic() - began)
-            self._end(job.id, end.name)
+            self._end(replace(job, report=end.report), end.name)
+            self._wake()
 
     def _score(self, job: Job, run: Run) -> _End:
+        path = self._locate(job)
+        verdict = rename_verdict(self.scorer.score(path, run.note_progress, run), path, job.name)
+        report, document = job.report, verdict.to_document()
+        if report is Report.WAITING and self.store.count_reports() >= self.settings.most_queued:
+            report = Report.READY if self._reporter.write_plain(job, verdict) else Report.NONE
+        reusable = verdict.reason not in PASSING
+        write = partial(self.store.finish, job.id, document, report, reusable=reusable)
+        return _End(str(verdict.outcome), write, report)
+
+    def _locate(self, job: Job) -> Path:
         path = self.uploads.locate(job.id)
         if not path.is_file():
             raise UnmaskError("the upload is not there any more; send the file again")
-        verdict = self.scorer.score(path, run.note_progress, run)
-        report = self._write_report(job, verdict, path)
-        document = rename_verdict(verdict, path, job.name).to_document()
-        reusable = verdict.reason not in PASSING
-        return _End(str(verdict.outcome), lambda: self.store.finish(job.id, document, report=report, reusable=reusable))
+        return path
 
     def _end_cancelled(self, job: Job) -> _End:
-        return _End("cancelled", lambda: self.store.cancel(job.id, State.RUNNING))
+        return _End("cancelled", partial(self.store.cancel, job.id, State.RUNNING))
 
     def _end_failed(self, job: Job, detail: str) -> _End:
         problem = describe_problem(500, "not-scored", detail, f"/v1/videos/{job.id}")
-        return _End("failed", lambda: self.store.fail(job.id, problem))
+        return _End("failed", partial(self.store.fail, job.id, problem))
 
-    def _write_end(self, job: Job, end: _End | None) -> bool:
-        """Writes how a job ended, or, without an end, that it waits again; tries until there is room on the disk."""
-        write = end.write if end else lambda: self.store.put_back(job.id)
+    def _make_report(self, job: Job, run: Run) -> None:
+        report = Report.NONE
+        try:
+            report = Report.READY if self._reporter.write(job, run) else Report.NONE
+            write = partial(self.store.finish_report, job.id, report)
+        except CancelledError:
+            write = partial(self.store.put_back_report, job.id)
+        except Exception:
+            LOG.exception("a report failed unexpectedly", extra={"facts": {"job": job.id}})
+            write = partial(self.store.finish_report, job.id, report)
+        wanted = self._insist(job, write)
+        with self._changed:
+            del self._making[job.id]
+        if not wanted and not self.stopping.is_set():  # deleted meanwhile
+            self.uploads.remove_report(job.id)
+        if run.stopped.is_set():
+            return
+        self._drop_upload(replace(job, report=Report.NONE))
+        self.metrics.reports.labels(str(report)).inc()
+        LOG.info("a report ended", extra={"facts": {"job": job.id, "end": str(report)}})
+
+    def _insist(self, job: Job, write: Callable[[], bool]) -> bool:
+        """Writes how something ended, or that it waits again; tries until there is room on the disk."""
         while True:
             try:
                 return write()
             except DiskError as error:
                 LOG.error("the end of a job cannot be written", extra={"facts": {"job": job.id, "error": str(error)}})
                 if self.stopping.wait(RETRY_S):
-                    return False  # it still counts as running, and is found at the next start
+                    return False  # it still counts as under way, and is found at the next start
 
-    def _write_report(self, job: Job, verdict: Verdict, path: Path) -> bool:
-        exhibits, missing = self._evidence.gather(verdict, path)
-        shown = rename_verdict(verdict, path, job.name)
-        target = self.uploads.locate_report(job.id)
-        try:
-            write_report(target, shown, exhibits, datetime.now(UTC), self._model, _hide_path(missing, path, job.name))
-        except DiskError as error:
-            LOG.error("a report cannot be written", extra={"facts": {"job": job.id, "error": str(error)}})
-            return False
-        return True
-
-    def _end(self, job_id: str, end: str) -> None:
-        if self.settings.keep_uploads_s == 0:
-            self.uploads.remove(job_id)
+    def _end(self, job: Job, end: str) -> None:
+        self._drop_upload(job)
         self.metrics.ended.labels(end).inc()
-        LOG.info("a job ended", extra={"facts": {"job": job_id, "end": end}})
+        LOG.info("a job ended", extra={"facts": {"job": job.id, "end": end}})
+
+    def _drop_upload(self, job: Job) -> None:
+        """Deletes a job's video, if that is the policy and no report needs it."""
+        if self.settings.keep_uploads_s == 0 and job.report in SETTLED:
+            self.uploads.remove(job.id)
 
     def _keep_tidy(self) -> None:
         while not self.stopping.wait(TIDY_S):
@@ -306,57 +354,18 @@ class Engine:
         for job_id in self.store.forget(now - self.settings.keep_results_s):
             self.uploads.remove(job_id)
             self.uploads.remove_report(job_id)
-        for job_id in self.uploads.list_ids() & self.store.list_ended(now - self.settings.keep_uploads_s):
+        for job_id in self.uploads.list_ids() & self.store.list_settled(now - self.settings.keep_uploads_s):
             self.uploads.remove(job_id)
 
 
 @dataclass(frozen=True)
 class _End:
-    """How a job ended, and what writes it down."""
+    """How a job ended, what writes it down, and where its report stands then."""
 
     name: str
     write: Callable[[], bool]
+    report: Report = Report.NONE
 
 
-def rename_verdict(verdict: Verdict, path: Path, name: str) -> Verdict:
-    """The verdict as its owner knows the file; where it lies here is nobody's business."""
-    return replace(verdict, path=name, detail=_hide_path(verdict.detail, path, name))
-
-
-def _hide_path(text: str, path: Path, name: str) -> str:
-    return text.replace(str(path), name)
-
-
-def describe_model(engine: Engine) -> dict[str, Any]:
-    """What the service scores with and what it takes, but for who may ask."""
-    scorer, settings = engine.scorer, engine.settings
-    contract = scorer.contract
-    shown = ("value", "low", "high", "recall", "fpr", "recall_bound", "fpr_bound", "guaranteed", "n_fake", "n_real")
-    return {
-        "model": vars(scorer.facts),
-        "provider": scorer.provider,
-        "purpose": contract.purpose,
-        "untrained_backbone": contract.untrained_backbone,
-        "notices": list(list_notices(contract.purpose, untrained=contract.untrained_backbone)),
-        "presets": {
-            name: {
-                "target": threshold.target.name,
-                "source": threshold.source,
-                **{key: getattr(threshold, key) for key in shown},
-            }
-            for name, threshold in contract.thresholds.items()
-        },
-        "default_preset": scorer.ruling.preset,
-        "limits": {
-            "max_size_bytes": settings.most_bytes,
-            "max_duration_s": settings.most_duration_s,
-            "max_queued": settings.most_queued,
-            "sync_max_size_bytes": settings.sync_bytes,
-            "sync_max_duration_s": settings.sync_s,
-        },
-    }
-
-
-def list_notices(purpose: str, *, untrained: bool) -> tuple[str, ...]:
-    """What must stand beside every outcome of a model."""
-    return ((DEMONSTRATION,) if purpose == "demo" else ()) + ((UNTRAINED,) if untrained else ())
+def _refuse_queue(why: str) -> ProblemError:
+    return ProblemError(429, "queue-full", f"{why}; send it again later.", {"Retry-After": "30"})

@@ -1,4 +1,4 @@
-"""Server-sent events: a job as it changes, until it has ended."""
+"""Server-sent events: a job as it changes, until nothing will any more."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from serve.service.jobs import ENDS
-
 LOOK_S = 0.25
 ALIVE_S = 15.0
 
 Document = dict[str, Any]
+Read = Callable[[], tuple[Document, bool] | None]
 
 
-async def tell_changes(read: Callable[[], Document | None], is_stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """Events for one client; `read` gives the job's document, or None when it was deleted."""
-    last, said = "", time.monotonic()
+async def tell_changes(look: Read, show: Read, is_stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """Events for one client.
+
+    `look` gives the job's document without its verdict and whether it is settled, `show` the same with the verdict;
+    both give None when the job was deleted.
+    """
+    last, said = None, time.monotonic()
     while not is_stopping():
-        document = await asyncio.to_thread(read)
-        if document is None:
-            return
-        text = json.dumps(document)
-        if text != last:
-            last, said = text, time.monotonic()
-            yield f"event: job\ndata: {text}\n\n".encode()
+        seen = await asyncio.to_thread(look)
+        if seen is not None and seen[0] != last:
+            last = seen[0]
+            seen = await asyncio.to_thread(show)
+            if seen is not None:
+                said = time.monotonic()
+                yield f"event: job\ndata: {json.dumps(seen[0])}\n\n".encode()
         elif time.monotonic() - said >= ALIVE_S:
             said = time.monotonic()
             yield b": still here\n\n"
-        if document["state"] in ENDS:
+        if seen is None or seen[1]:
             return
         await asyncio.sleep(LOOK_S)

@@ -19,14 +19,17 @@ class Metrics:
         self.accepted = Counter("unmask_jobs_accepted", "Jobs taken in", registry=registry)
         self.cached = Counter("unmask_jobs_cached", "Jobs answered from a stored result", registry=registry)
         self.ended = Counter("unmask_jobs_ended", "Jobs ended", ["end"], registry=registry)
+        self.reports = Counter("unmask_reports_ended", "Reports made or given up", ["end"], registry=registry)
         self.waited_s = Histogram("unmask_job_wait_seconds", "Time in the queue", buckets=SECONDS, registry=registry)
         self.scored_s = Histogram("unmask_job_run_seconds", "Time of a run", buckets=SECONDS, registry=registry)
         self.uploaded = Counter("unmask_uploaded_bytes", "Bytes received", registry=registry)
         self.queued = Gauge("unmask_jobs_queued", "Jobs that wait", registry=registry)
         self.running = Gauge("unmask_jobs_running", "Jobs that run", registry=registry)
+        self.reports_waiting = Gauge("unmask_reports_waiting", "Reports that wait", registry=registry)
 
-    def render(self, queued: int, running: int) -> bytes:
+    def render(self, queued: int, running: int, reports: int) -> bytes:
         """The text that Prometheus reads."""
         self.queued.set(queued)
         self.running.set(running)
+        self.reports_waiting.set(reports)
         return generate_latest(self._registry)

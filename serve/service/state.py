@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from extract.errors import UnmaskError
+from serve.service.about import describe_model
 from serve.service.documents import ModelDocument, list_problems
 from serve.service.door import Served
-from serve.service.engine import describe_model
 from serve.service.jobs import State
 from serve.service.metrics import MEDIA_TYPE
 from serve.service.problems import ProblemError
@@ -41,7 +41,7 @@ def tell_readiness(engine: Served) -> JSONResponse:
 def tell_metrics(engine: Served) -> Response:
     """Numbers for Prometheus."""
     store = engine.store
-    text = engine.metrics.render(store.count(State.QUEUED), store.count(State.RUNNING))
+    text = engine.metrics.render(store.count(State.QUEUED), store.count(State.RUNNING), store.count_reports())
     return Response(text, headers={"Content-Type": MEDIA_TYPE})
 
 

@@ -7,37 +7,39 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 from extract.errors import DiskError, FormatError
-from serve.service.jobs import ENDS, Job, State
+from serve.service.jobs import ENDS, SETTLED, Job, Report, State, summarise
 
-SCHEMA_VERSION = 1
-MOST_ATTEMPTS = 3  # of a job during which the whole service died
+SCHEMA_VERSION = 2
+MOST_ATTEMPTS = 3  # of a job, or of its report, during which the whole service died
 SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, name TEXT NOT NULL,
     state TEXT NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, terms TEXT NOT NULL,
     created_at REAL NOT NULL, started_at REAL, ended_at REAL, cached INTEGER NOT NULL DEFAULT 0,
-    report INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, reusable INTEGER NOT NULL DEFAULT 0,
-    verdict TEXT, problem TEXT
+    report TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, reusable INTEGER NOT NULL DEFAULT 0,
+    summary TEXT, verdict TEXT, problem TEXT
 );
 CREATE INDEX jobs_by_state ON jobs (state, number);
 CREATE INDEX jobs_by_owner ON jobs (owner, number);
 CREATE INDEX jobs_by_content ON jobs (owner, sha256, terms);
+CREATE INDEX jobs_by_report ON jobs (report, number) WHERE report IN ('waiting', 'making');
 CREATE TABLE pulse (one INTEGER PRIMARY KEY, at REAL NOT NULL);
 """
 COLUMNS = (
-    "id, owner, name, state, size_bytes, sha256, created_at, started_at, ended_at, cached, report, attempts, "
+    "id, owner, name, state, size_bytes, sha256, created_at, started_at, ended_at, cached, report, attempts, summary, "
     "verdict, problem"
 )
-CLAIM = (
-    "UPDATE jobs SET state = 'running', started_at = ?, attempts = attempts + 1 WHERE number = "  # noqa: S608
-    f"(SELECT number FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1) RETURNING {COLUMNS}"
-)
-ENDED = f"({', '.join(repr(str(state)) for state in ENDS)})"
+LEAN = COLUMNS.replace("verdict", "NULL AS verdict")
+DOCUMENTS = ("summary", "verdict", "problem")
+ENDED = f"state IN ({', '.join(repr(str(state)) for state in ENDS)})"
+IS_SETTLED = f"{ENDED} AND report IN ({', '.join(repr(str(report)) for report in SETTLED)})"
+UNDER_WAY = "state = 'running' OR report = 'making'"
 
 
 class Store:
@@ -47,6 +49,8 @@ class Store:
         """Opens or makes the database; raises FormatError for one that is not ours."""
         self._path = path
         self._lock = RLock()
+        self._served: dict[str, int] = {}  # owners, and whose turn was the how-manyeth
+        self._turns = count(1)
         with self._translate():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
             try:
@@ -59,9 +63,9 @@ class Store:
         """Takes in a job whose upload lies safely on the disk."""
         with self._change() as db:
             db.execute(
-                "INSERT INTO jobs (id, owner, name, state, size_bytes, sha256, terms, created_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (job.id, job.owner, job.name, job.state, job.size_bytes, job.sha256, terms, job.created_at),
+                "INSERT INTO jobs (id, owner, name, state, size_bytes, sha256, terms, created_at, report) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (job.id, job.owner, job.name, job.state, job.size_bytes, job.sha256, terms, job.created_at, job.report),
             )
 
     def add_answered(self, job: Job, terms: str) -> None:
@@ -69,41 +73,51 @@ class Store:
         with self._change() as db:
             db.execute(
                 "INSERT INTO jobs (id, owner, name, state, size_bytes, sha256, terms, created_at, ended_at, cached, "
-                "report, reusable, verdict) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, 1, ?)",
+                "report, reusable, summary, verdict) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, 1, ?, ?)",
                 (
                     job.id, job.owner, job.name, State.DONE, job.size_bytes, job.sha256, terms, job.created_at,
-                    job.ended_at, job.report, json.dumps(job.verdict),
+                    job.ended_at, job.report, json.dumps(job.summary), json.dumps(job.verdict),
                 ),
             )  # fmt: skip
 
     def claim(self) -> Job | None:
-        """Makes the job that waits longest a running one, and no other caller's."""
-        with self._change() as db:
-            row = db.execute(
-                CLAIM,
-                (time.time(),),
-            ).fetchone()
-        return None if row is None else _read_row(row)
+        """Makes the job whose turn it is a running one, and no other caller's."""
+        return self._claim("state = 'queued'", "state = 'running', started_at = ?", time.time())
 
-    def finish(self, job_id: str, verdict: dict[str, Any], *, report: bool, reusable: bool) -> bool:
+    def claim_report(self) -> Job | None:
+        """The same for a job that is done and whose report waits."""
+        return self._claim("state = 'done' AND report = 'waiting'", "report = 'making'")
+
+    def finish(self, job_id: str, verdict: dict[str, Any], report: Report, *, reusable: bool) -> bool:
         """Ends a running job with its verdict; False where it was not running."""
         return self._alter(
-            "UPDATE jobs SET state = 'done', ended_at = ?, verdict = ?, report = ?, reusable = ? "
-            "WHERE id = ? AND state = 'running'",
-            (time.time(), json.dumps(verdict), report, reusable, job_id),
+            "UPDATE jobs SET state = 'done', ended_at = ?, attempts = 0, summary = ?, verdict = ?, report = ?, "
+            "reusable = ? WHERE id = ? AND state = 'running'",
+            (time.time(), json.dumps(summarise(verdict)), json.dumps(verdict), report, reusable, job_id),
+        )
+
+    def finish_report(self, job_id: str, report: Report) -> bool:
+        """Says what became of a report that was being made; False where nobody wants it any more."""
+        return self._alter("UPDATE jobs SET report = ? WHERE id = ? AND report = 'making'", (report, job_id))
+
+    def put_back_report(self, job_id: str) -> bool:
+        """Lets a report that was being made wait again, because the service stops."""
+        return self._alter(
+            "UPDATE jobs SET report = 'waiting', attempts = attempts - 1 WHERE id = ? AND report = 'making'", (job_id,)
         )
 
     def fail(self, job_id: str, problem: dict[str, Any]) -> bool:
         """Ends a running job with the reason why it has no verdict."""
         return self._alter(
-            "UPDATE jobs SET state = 'failed', ended_at = ?, problem = ? WHERE id = ? AND state = 'running'",
+            "UPDATE jobs SET state = 'failed', ended_at = ?, problem = ?, report = 'none' "
+            "WHERE id = ? AND state = 'running'",
             (time.time(), json.dumps(problem), job_id),
         )
 
     def cancel(self, job_id: str, state: State) -> bool:
         """Ends a job in this state as cancelled; False where it is in another by now."""
         return self._alter(
-            "UPDATE jobs SET state = 'cancelled', ended_at = ? WHERE id = ? AND state = ?",
+            "UPDATE jobs SET state = 'cancelled', ended_at = ?, report = 'none' WHERE id = ? AND state = ?",
             (time.time(), job_id, state),
         )
 
@@ -116,13 +130,16 @@ class Store:
         )
 
     def recover(self, problem: dict[str, Any]) -> int:
-        """After a death: running jobs wait again, but for those that were running at several deaths; how many wait."""
+        """After a death: what was under way waits again, but for what was so at several deaths; how many jobs wait."""
         with self._change() as db:
             db.execute(
-                "UPDATE jobs SET state = 'failed', ended_at = ?, problem = ? WHERE state = 'running' AND attempts >= ?",
+                "UPDATE jobs SET state = 'failed', ended_at = ?, problem = ?, report = 'none' "
+                "WHERE state = 'running' AND attempts >= ?",
                 (time.time(), json.dumps(problem), MOST_ATTEMPTS),
             )
             db.execute("UPDATE jobs SET state = 'queued', started_at = NULL WHERE state = 'running'")
+            db.execute("UPDATE jobs SET report = 'none' WHERE report = 'making' AND attempts >= ?", (MOST_ATTEMPTS,))
+            db.execute("UPDATE jobs SET report = 'waiting' WHERE report = 'making'")
         return self.count(State.QUEUED)
 
     def delete(self, job_id: str, owner: str) -> bool:
@@ -133,19 +150,19 @@ class Store:
         """Forgets what ended before a time, and names it."""
         with self._change() as db:
             rows = db.execute(
-                f"DELETE FROM jobs WHERE state IN {ENDED} AND ended_at < ? RETURNING id",  # noqa: S608
+                f"DELETE FROM jobs WHERE {ENDED} AND ended_at < ? RETURNING id",  # noqa: S608
                 (before,),
             )
             return [row[0] for row in rows.fetchall()]
 
-    def find(self, job_id: str, owner: str) -> Job | None:
-        """An owner's job; None for anybody else's too."""
-        found = self._select("WHERE id = ? AND owner = ?", (job_id, owner))
+    def find(self, job_id: str, owner: str, *, lean: bool = False) -> Job | None:
+        """An owner's job, `lean` without its verdict; None for anybody else's too."""
+        found = self._select("WHERE id = ? AND owner = ?", (job_id, owner), lean=lean)
         return found[0] if found else None
 
     def list_newest(self, owner: str, limit: int) -> list[Job]:
-        """An owner's jobs, the newest first."""
-        return self._select("WHERE owner = ? ORDER BY number DESC LIMIT ?", (owner, limit))
+        """An owner's jobs without their verdicts, the newest first."""
+        return self._select("WHERE owner = ? ORDER BY number DESC LIMIT ?", (owner, limit), lean=True)
 
     def find_answer(self, owner: str, sha256: str, terms: str) -> Job | None:
         """An owner's newest job with a verdict on these bytes under these terms."""
@@ -159,22 +176,37 @@ class Store:
         """Jobs in a state."""
         return int(self._ask("SELECT count(*) FROM jobs WHERE state = ?", (state,)))
 
-    def find_position(self, job_id: str) -> int | None:
-        """A waiting job's place in the queue, from 1."""
-        place = self._ask(
-            "SELECT (SELECT count(*) FROM jobs o WHERE o.state = 'queued' AND o.number <= j.number) "
-            "FROM jobs j WHERE j.id = ? AND j.state = 'queued'",
-            (job_id,),
+    def count_queued(self, owner: str) -> int:
+        """An owner's jobs that wait."""
+        return int(self._ask("SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = ?", (owner,)))
+
+    def count_reports(self) -> int:
+        """Reports that wait for their turn."""
+        return int(self._ask("SELECT count(*) FROM jobs WHERE state = 'done' AND report = 'waiting'", ()))
+
+    def find_position(self, job: Job) -> int | None:
+        """A waiting job's place, from 1, where every other owner's turn comes before its own each time."""
+        own = self._ask(
+            "SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = ? "
+            "AND number <= (SELECT number FROM jobs WHERE id = ? AND state = 'queued')",
+            (job.owner, job.id),
         )
-        return None if place is None else int(place)
+        if not own:
+            return None
+        others = self._ask(
+            "SELECT total(min(waiting, ?)) FROM "
+            "(SELECT count(*) AS waiting FROM jobs WHERE state = 'queued' AND owner != ? GROUP BY owner)",
+            (own, job.owner),
+        )
+        return int(own + others)
 
     def list_ids(self, *, report: bool = False) -> set[str]:
         """Ids of all jobs, or of those that have a report."""
-        return self._list_ids("WHERE report" if report else "", ())
+        return self._list_ids("WHERE report = 'ready'" if report else "", ())
 
-    def list_ended(self, before: float) -> set[str]:
-        """Ids of the jobs that ended before a time."""
-        return self._list_ids(f"WHERE state IN {ENDED} AND ended_at < ?", (before,))
+    def list_settled(self, before: float) -> set[str]:
+        """Ids of the jobs that ended before a time and whose video nobody needs any more."""
+        return self._list_ids(f"WHERE {IS_SETTLED} AND ended_at < ?", (before,))
 
     def require_writable(self) -> None:
         """Raises DiskError where nothing can be written."""
@@ -197,6 +229,24 @@ class Store:
             raise FormatError(
                 f"{self._path} has version {version} of the jobs, expected {SCHEMA_VERSION}; name another --data"
             )
+
+    def _claim(self, waiting: str, change: str, *values: object) -> Job | None:
+        """Owners take turns: first who has least under way, of these who was served longest ago; each gets the oldest.
+
+        Until a restart: then nobody was served yet.
+        """
+        with self._change() as db:
+            oldest = db.execute(f"SELECT owner, min(number) FROM jobs WHERE {waiting} GROUP BY owner").fetchall()  # noqa: S608
+            if not oldest:
+                return None
+            busy = dict(db.execute(f"SELECT owner, count(*) FROM jobs WHERE {UNDER_WAY} GROUP BY owner").fetchall())  # noqa: S608
+            owner, number = min(oldest, key=lambda one: (busy.get(one[0], 0), self._served.get(one[0], 0), one[1]))
+            row = db.execute(
+                f"UPDATE jobs SET {change}, attempts = attempts + 1 WHERE number = ? RETURNING {COLUMNS}",  # noqa: S608
+                (*values, number),
+            ).fetchone()
+            self._served[owner] = next(self._turns)
+        return _read_row(row)
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -232,16 +282,15 @@ class Store:
         with self._lock, self._translate():
             return {row[0] for row in self._db.execute(f"SELECT id FROM jobs {rest}", values).fetchall()}  # noqa: S608
 
-    def _select(self, rest: str, values: Sequence[object]) -> list[Job]:
+    def _select(self, rest: str, values: Sequence[object], *, lean: bool = False) -> list[Job]:
         with self._lock, self._translate():
-            rows = self._db.execute(f"SELECT {COLUMNS} FROM jobs {rest}", values).fetchall()  # noqa: S608
+            rows = self._db.execute(f"SELECT {LEAN if lean else COLUMNS} FROM jobs {rest}", values).fetchall()  # noqa: S608
         return [_read_row(row) for row in rows]
 
 
 def _read_row(row: Sequence[Any]) -> Job:
     cells = dict(zip(COLUMNS.split(", "), row, strict=True))
-    for name in ("verdict", "problem"):
+    for name in DOCUMENTS:
         cells[name] = None if cells[name] is None else json.loads(cells[name])
-    for name in ("cached", "report"):
-        cells[name] = bool(cells[name])
-    return Job(**{**cells, "state": State(cells["state"])})
+    cells |= {"state": State(cells["state"]), "report": Report(cells["report"]), "cached": bool(cells["cached"])}
+    return Job(**cells)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
-from serve.service.documents import BYTES, JobDocument, JobsDocument, list_problems
-from serve.service.door import Name, Owner, Served, receive, require_type
+from serve.service.documents import BYTES, JobDocument, JobsDocument, LinkDocument, list_problems
+from serve.service.door import Given, Name, Owner, Served, get_owner, receive, require_type
 from serve.service.engine import Engine
 from serve.service.events import tell_changes
-from serve.service.jobs import Job, State, clean_name, to_document
+from serve.service.jobs import Job, Report, State, clean_name, format_time, to_document
 from serve.service.problems import ProblemError
 
 REPORT_POLICY = (
@@ -23,20 +24,26 @@ PATIENCE_S = 2.0  # for a running job to notice that it was cancelled
 LOOK_S = 0.1
 
 JobId = Annotated[str, Path(alias="id", max_length=100)]
+Wanted = Annotated[bool, Query(description="Whether a report is to be made; it takes several times the scoring.")]
 router = APIRouter(tags=["videos"])
 
 
-def describe_job(engine: Engine, job: Job) -> dict[str, Any]:
-    """The job with its place in the queue and how far it is."""
-    position = engine.store.find_position(job.id) if job.state is State.QUEUED else None
-    file = (job.verdict or {}).get("file")
-    done_s, total_s = (file["duration_s"],) * 2 if file else engine.tell_progress(job.id)
+def describe_lean(engine: Engine, job: Job) -> dict[str, Any]:
+    """The job with its place in the queue and how far it is, without its verdict."""
+    position = engine.store.find_position(job) if job.state is State.QUEUED else None
+    duration_s = (job.summary or {}).get("duration_s")
+    done_s, total_s = engine.tell_progress(job.id) if duration_s is None else (duration_s, duration_s)
     return to_document(job, position, done_s, total_s)
 
 
-def find_job(engine: Engine, job_id: str, owner: str) -> Job:
+def describe_job(engine: Engine, job: Job) -> dict[str, Any]:
+    """The same with the verdict."""
+    return {**describe_lean(engine, job), "verdict": job.verdict}
+
+
+def find_job(engine: Engine, job_id: str, owner: str, *, lean: bool = False) -> Job:
     """An owner's job; raises ProblemError for anybody else's, as for one that never was."""
-    job = engine.store.find(job_id, owner)
+    job = engine.store.find(job_id, owner, lean=lean)
     if job is None:
         raise ProblemError(404, "no-such-video", "There is no video of this id among yours.")
     return job
@@ -49,13 +56,15 @@ def find_job(engine: Engine, job_id: str, owner: str) -> Job:
         **list_problems(401, 408, 413, 415, 422, 429, 503, 507),
     },
 )  # fmt: skip
-async def upload_video(request: Request, engine: Served, owner: Owner, name: Name = "video") -> JSONResponse:
-    """Takes in a video; it is scored in its turn."""
+async def upload_video(
+    request: Request, engine: Served, owner: Owner, name: Name = "video", report: Wanted = True
+) -> JSONResponse:
+    """Takes in a video; it is scored in its turn, and its report is made when no video waits."""
     require_type(request)
-    with engine.reserve():
+    with engine.reserve(owner):
         upload = await receive(engine, request, engine.settings.most_bytes)
         try:
-            job = await asyncio.to_thread(engine.accept, upload, owner, clean_name(name))
+            job = await asyncio.to_thread(engine.accept, upload, owner, clean_name(name), report=report)
         except Exception:
             if engine.store.find(upload.id, owner) is None:
                 engine.uploads.remove(upload.id)
@@ -66,8 +75,8 @@ async def upload_video(request: Request, engine: Served, owner: Owner, name: Nam
 
 @router.get("/v1/videos", response_model=JobsDocument, responses=list_problems(401, 422))
 def list_videos(engine: Served, owner: Owner, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> JSONResponse:
-    """One's own videos, the newest first."""
-    return JSONResponse({"videos": [describe_job(engine, job) for job in engine.store.list_newest(owner, limit)]})
+    """One's own videos without their verdicts, the newest first."""
+    return JSONResponse({"videos": [describe_lean(engine, job) for job in engine.store.list_newest(owner, limit)]})
 
 
 @router.get("/v1/videos/{id}", response_model=JobDocument, responses=list_problems(401, 404))
@@ -79,7 +88,7 @@ def show_video(job_id: JobId, engine: Served, owner: Owner) -> JSONResponse:
 @router.post("/v1/videos/{id}/cancel", response_model=JobDocument, responses=list_problems(401, 404, 409))
 async def cancel_video(job_id: JobId, engine: Served, owner: Owner) -> JSONResponse:
     """Gives up a video that waits or is being scored."""
-    job = await asyncio.to_thread(find_job, engine, job_id, owner)
+    job = await asyncio.to_thread(find_job, engine, job_id, owner, lean=True)
     if not await asyncio.to_thread(engine.cancel, job):
         raise ProblemError(409, "ended", "The video's job has ended already; there is nothing to cancel.")
     for _ in range(round(PATIENCE_S / LOOK_S)):
@@ -93,37 +102,75 @@ async def cancel_video(job_id: JobId, engine: Served, owner: Owner) -> JSONRespo
 @router.delete("/v1/videos/{id}", status_code=204, response_class=Response, responses=list_problems(401, 404, 409))
 def delete_video(job_id: JobId, engine: Served, owner: Owner) -> Response:
     """Forgets a video, its verdict and its report."""
-    job = find_job(engine, job_id, owner)
+    job = find_job(engine, job_id, owner, lean=True)
     if not engine.delete(job):
-        find_job(engine, job_id, owner)
+        find_job(engine, job_id, owner, lean=True)
         raise ProblemError(409, "running", "The video is being scored; cancel it first.")
     return Response(status_code=204)
 
 
 @router.get("/v1/videos/{id}/events", response_class=StreamingResponse, responses=list_problems(401, 404))
 def follow_video(job_id: JobId, engine: Served, owner: Owner) -> StreamingResponse:
-    """The job at each change, as server-sent events named `job`, until it has ended."""
-    find_job(engine, job_id, owner)
+    """The job at each change, as server-sent events named `job`, until its outcome is known and its report settled."""
+    find_job(engine, job_id, owner, lean=True)
 
-    def read() -> dict[str, Any] | None:
+    def look() -> tuple[dict[str, Any], bool] | None:
+        job = engine.store.find(job_id, owner, lean=True)
+        return None if job is None else (describe_lean(engine, job), job.settled)
+
+    def show() -> tuple[dict[str, Any], bool] | None:
         job = engine.store.find(job_id, owner)
-        return None if job is None else describe_job(engine, job)
+        return None if job is None else (describe_job(engine, job), job.settled)
 
-    events = tell_changes(read, engine.stopping.is_set)
+    events = tell_changes(look, show, engine.stopping.is_set)
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-@router.get("/v1/videos/{id}/report", response_class=FileResponse, responses=list_problems(401, 404, 422))
-def send_report(job_id: JobId, engine: Served, owner: Owner, download: bool = False) -> FileResponse:
+def get_reader(
+    job_id: JobId,
+    request: Request,
+    engine: Served,
+    given: Given,
+    ticket: Annotated[str | None, Query(max_length=300, description="From a link; replaces the key.")] = None,
+) -> str:
+    """Whose report is asked for, by key or by ticket; raises ProblemError without either."""
+    if ticket is None:
+        return get_owner(request, given)
+    owner = engine.tickets.find_owner(ticket, job_id)
+    if owner is None:
+        raise ProblemError(403, "no-ticket", "This link does not hold any more; open the report from the page again.")
+    return owner
+
+
+@router.get(
+    "/v1/videos/{id}/report", response_class=FileResponse, responses=list_problems(401, 403, 404, 422)
+)  # fmt: skip
+def send_report(
+    job_id: JobId, engine: Served, owner: Annotated[str, Depends(get_reader)], download: bool = False
+) -> FileResponse:
     """The page with the evidence."""
-    job = find_job(engine, job_id, owner)
-    path = engine.uploads.locate_report(job.id)
-    if not job.report or not path.is_file():
-        raise ProblemError(404, "no-report", "There is no report on this video.")
+    job = find_report(engine, job_id, owner)
     return FileResponse(
-        path,
+        engine.uploads.locate_report(job.id),
         media_type="text/html; charset=utf-8",
         filename=f"{job.name}.report.html",
         content_disposition_type="attachment" if download else "inline",
         headers={"Content-Security-Policy": REPORT_POLICY},
     )
+
+
+@router.post("/v1/videos/{id}/report/link", response_model=LinkDocument, responses=list_problems(401, 404))
+def link_report(job_id: JobId, engine: Served, owner: Owner) -> JSONResponse:
+    """A link that opens the report without a key, for five minutes."""
+    job = find_report(engine, job_id, owner)
+    ticket, until = engine.tickets.issue(job.id, owner)
+    href = f"/v1/videos/{job.id}/report?{urlencode({'ticket': ticket})}"
+    return JSONResponse({"href": href, "expires_at": format_time(until)})
+
+
+def find_report(engine: Engine, job_id: str, owner: str) -> Job:
+    """An owner's job that has a report; raises ProblemError for one without."""
+    job = find_job(engine, job_id, owner, lean=True)
+    if job.report is not Report.READY or not engine.uploads.locate_report(job.id).is_file():
+        raise ProblemError(404, "no-report", "There is no report on this video, or none yet.")
+    return job
