@@ -22,6 +22,7 @@ bench: .venv/.installed
 	$(BIN)/python -m bench.sweep
 	$(BIN)/python -m bench.export
 	$(BIN)/python -m bench.score
+	$(BIN)/python -m bench.serve
 	$(BIN)/python -m bench.watch
 
 # Made again when the dependencies change; a copy of the environment that is half installed never counts.
