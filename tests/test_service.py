@@ -88,7 +88,7 @@ def test_a_short_clip_is_answered_at_once_and_not_kept(client: TestClient, clip:
     response = client.post("/v1/score?name=s.mp4", content=clip, headers=VIDEO)
     assert response.status_code == 200
     assert (response.json()["path"], response.json()["format"]) == ("s.mp4", "unmask-verdict/1")
-    assert client.get("/v1/videos").json() == {"videos": []}
+    assert client.get("/v1/videos").json() == {"videos": [], "next": None}
     assert list_uploads(tmp_path) == []
 
 
@@ -108,7 +108,7 @@ def chunks(size: int) -> Iterator[bytes]:
 def test_a_body_beyond_the_limit_leaves_nothing(held: GatedScorer, tmp_path: Path, content: Callable[[], Any]) -> None:
     with serve(held, tmp_path, most_bytes=100_000) as client:
         require_problem(client.post("/v1/videos", content=content(), headers=VIDEO), 413)
-        assert client.get("/v1/videos").json() == {"videos": []}
+        assert client.get("/v1/videos").json() == {"videos": [], "next": None}
     assert list_uploads(tmp_path) == []
 
 
@@ -211,7 +211,7 @@ def test_nobody_reaches_a_job_of_somebody_else(held: GatedScorer, tmp_path: Path
             require_problem(client.request(method, path, headers=BERT), 404)
             require_problem(client.request(method, path), 401)
             require_problem(client.request(method, path, headers={"Authorization": "Bearer guessed"}), 401)
-        assert client.get("/v1/videos", headers=BERT).json() == {"videos": []}
+        assert client.get("/v1/videos", headers=BERT).json() == {"videos": [], "next": None}
         assert not send(client, clip, **BERT)["cached"]
         assert client.get(link, headers=ANNA).json()["state"] == "done"
 
@@ -242,7 +242,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
         patch.setattr("serve.service.uploads.os.fsync", refuse)
         require_problem(client.post("/v1/videos", content=clip, headers=VIDEO), 507)
     assert list_uploads(tmp_path) == []
-    assert client.get("/v1/videos").json() == {"videos": []}
+    assert client.get("/v1/videos").json() == {"videos": [], "next": None}
     assert await_state(client, send(client, clip))["state"] == "done"
 
 
@@ -278,6 +278,18 @@ def test_every_answer_has_a_request_id_and_security_headers(client: TestClient) 
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-request-id"]
+
+
+def test_a_list_leads_to_older_videos_and_ends(client: TestClient, clip: bytes) -> None:
+    jobs = [send(client, clip + bytes([number]))["id"] for number in range(5)]
+    seen, link = [], "/v1/videos?limit=2"
+    while link:
+        page = client.get(link).json()
+        seen += [job["id"] for job in page["videos"]]
+        link = page["next"]
+    assert seen == jobs[::-1]
+    assert "verdict" not in page["videos"][0]
+    require_problem(client.get("/v1/videos?before=nobody"), 404)
 
 
 def test_metrics_count_jobs_and_requests(client: TestClient, clip: bytes) -> None:

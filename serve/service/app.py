@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -16,12 +17,16 @@ from serve.service.engine import Engine
 from serve.service.page import make_page_router
 from serve.service.problems import install_problems
 
+# Beside those of short clips. They write uploads and follow jobs; the usual few would wait for one another.
+THREADS = 32
+
 
 def make_app(engine: Engine, keys: Keys | None) -> FastAPI:
     """The app over an engine, which it starts and stops; `keys` is None where everybody on this machine may ask."""
 
     @asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS + engine.settings.jobs))
         await asyncio.to_thread(engine.start)
         try:
             yield

@@ -160,9 +160,14 @@ class Store:
         found = self._select("WHERE id = ? AND owner = ?", (job_id, owner), lean=lean)
         return found[0] if found else None
 
-    def list_newest(self, owner: str, limit: int) -> list[Job]:
-        """An owner's jobs without their verdicts, the newest first."""
-        return self._select("WHERE owner = ? ORDER BY number DESC LIMIT ?", (owner, limit), lean=True)
+    def list_newest(self, owner: str, limit: int, before: str | None = None) -> list[Job]:
+        """An owner's jobs without their verdicts, the newest first; `before` is the id of one that is newer than all.
+
+        None of them where there is no such job any more.
+        """
+        older = "" if before is None else "AND number < (SELECT number FROM jobs WHERE id = ? AND owner = ?) "
+        values = (owner, limit) if before is None else (owner, before, owner, limit)
+        return self._select(f"WHERE owner = ? {older}ORDER BY number DESC LIMIT ?", values, lean=True)
 
     def find_answer(self, owner: str, sha256: str, terms: str) -> Job | None:
         """An owner's newest job with a verdict on these bytes under these terms."""

@@ -9,12 +9,14 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
+from serve.explanation import explain
 from serve.service.documents import BYTES, JobDocument, JobsDocument, LinkDocument, list_problems
 from serve.service.door import Given, Name, Owner, Served, get_owner, receive, require_type
 from serve.service.engine import Engine
 from serve.service.events import tell_changes
 from serve.service.jobs import Job, Report, State, clean_name, format_time, to_document
 from serve.service.problems import ProblemError
+from serve.verdict import Verdict
 
 REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -25,6 +27,7 @@ LOOK_S = 0.1
 
 JobId = Annotated[str, Path(alias="id", max_length=100)]
 Wanted = Annotated[bool, Query(description="Whether a report is to be made; it takes several times the scoring.")]
+Before = Annotated[str | None, Query(max_length=100, description="The id of a video; older ones are listed.")]
 router = APIRouter(tags=["videos"])
 
 
@@ -37,8 +40,9 @@ def describe_lean(engine: Engine, job: Job) -> dict[str, Any]:
 
 
 def describe_job(engine: Engine, job: Job) -> dict[str, Any]:
-    """The same with the verdict."""
-    return {**describe_lean(engine, job), "verdict": job.verdict}
+    """The same with the verdict, and with what it means in words."""
+    told = None if job.verdict is None else explain(Verdict.from_document(job.verdict)).to_document()
+    return {**describe_lean(engine, job), "verdict": job.verdict, "explanation": told}
 
 
 def find_job(engine: Engine, job_id: str, owner: str, *, lean: bool = False) -> Job:
@@ -73,10 +77,16 @@ async def upload_video(
     return JSONResponse(document, 200 if job.cached else 202, headers={"Location": document["links"]["self"]})
 
 
-@router.get("/v1/videos", response_model=JobsDocument, responses=list_problems(401, 422))
-def list_videos(engine: Served, owner: Owner, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> JSONResponse:
-    """One's own videos without their verdicts, the newest first."""
-    return JSONResponse({"videos": [describe_lean(engine, job) for job in engine.store.list_newest(owner, limit)]})
+@router.get("/v1/videos", response_model=JobsDocument, responses=list_problems(401, 404, 422))
+def list_videos(
+    engine: Served, owner: Owner, limit: Annotated[int, Query(ge=1, le=500)] = 50, before: Before = None
+) -> JSONResponse:
+    """One's own videos without their verdicts, the newest first, and the link to older ones."""
+    if before is not None:
+        find_job(engine, before, owner, lean=True)
+    jobs = engine.store.list_newest(owner, limit + 1, before)
+    following = f"/v1/videos?{urlencode({'limit': limit, 'before': jobs[limit - 1].id})}" if jobs[limit:] else None
+    return JSONResponse({"videos": [describe_lean(engine, job) for job in jobs[:limit]], "next": following})
 
 
 @router.get("/v1/videos/{id}", response_model=JobDocument, responses=list_problems(401, 404))
