@@ -81,6 +81,7 @@ def draw_scale(prob: float, level: Level) -> Markup:
         _box(0, 100 * level.low, 34, 20, "none"),
         _box(100 * level.low, 100 * (level.high - level.low), 34, 20, "url(#dots)"),
         _box(100 * level.high, 100 * (1 - level.high), 34, 20, "url(#hatch)"),
+        _line(100 * level.threshold, 100 * level.threshold, 28, 82, "threshold"),
     ]
     edges = (0.0, level.low, level.high, 1.0)
     for word, left, right in zip(("REAL", "UNCERTAIN", "FAKE"), edges, edges[1:], strict=False):
@@ -91,7 +92,6 @@ def draw_scale(prob: float, level: Level) -> Markup:
         for value in (0, 0.25, 0.5, 0.75, 1)
         if abs(value - level.threshold) > 0.04
     ]
-    parts.append(_line(100 * level.threshold, 100 * level.threshold, 28, 82, "threshold"))
     parts.append(
         _text(100 * level.threshold, 95, f"threshold {format_prob(level.threshold)}", _anchor(level.threshold))
     )

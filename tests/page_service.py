@@ -17,12 +17,14 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from serve.explanation import explain
 from serve.report import render_report
 from serve.service.page import make_page_router
 from serve.verdict import DEMONSTRATION, Outcome, Verdict
 from tests.test_report_page import make_exhibits
 from tests.verdicts import make_clip, make_track, make_unscorable, make_verdict
 
+SETTLED = ("none", "ready")
 WRONG = {413: "The file is longer than an hour.", 415: "This is text/plain, and only videos are taken.", 507: "Full."}
 
 
@@ -35,6 +37,8 @@ def make_answer(name: str) -> Verdict:
         return make_verdict(path=name, outcome=Outcome.UNCERTAIN, p_fake=0.47, rates=None)
     if "noface" in name:
         return replace(make_unscorable("NO_FACE"), path=name)
+    if "crowd" in name:
+        return make_verdict(path=name, tracks=tuple(make_track(number, make_clip([0.8] * 4)) for number in range(11)))
     probs = [0.2, 0.3, 0.7, 0.8, 0.9, 0.8, 0.4, 0.2, 0.8, 0.95, 0.9, 0.85]
     high = make_track(0, make_clip(probs[:6]), make_clip(probs[6:], 3.0))
     beside = make_track(1, make_clip([0.3, 0.4, 0.2], 2.0, counted=False))
@@ -48,6 +52,7 @@ class Stand:
         self.key, self.demo = key, demo
         self.jobs: dict[str, dict[str, Any]] = {}
         self.busy = 1  # how often a name with "busy" is turned away
+        self.may_report = True  # whether reports get further than being made
         self.types: list[str] = []
 
     def add(self, name: str, size: int) -> dict[str, Any]:
@@ -64,26 +69,42 @@ class Stand:
             "position": 1,
             "progress": {"done_s": 3.0 if "slow" in name else 0.0, "total_s": 10.0},
             "cached": False,
+            "report": "none" if "noreport" in name else "waiting",
+            "summary": None,
             "verdict": None,
+            "explanation": None,
             "problem": None,
-            "links": {"self": f"/v1/videos/{ident}", "report": None},
+            "links": {"self": f"/v1/videos/{ident}", "report": None, "report_link": None},
         }
         self.jobs[ident] = job
         return job
 
     def step(self, job: dict[str, Any]) -> None:
-        """A job a little later."""
-        if "slow" in job["name"] or job["state"] not in ("queued", "running"):
+        """A job a little later: its verdict first, its report after that."""
+        if "slow" in job["name"]:
             return
         if job["state"] == "queued":
             job["state"] = "running"
-        elif job["progress"]["done_s"] < 10:
+        elif job["state"] == "running" and job["progress"]["done_s"] < 10:
             job["progress"]["done_s"] += 5
-        elif "broken" in job["name"]:
-            job |= {"state": "failed", "problem": {"detail": "The disk was full before there was a result."}}
-        else:
-            job |= {"state": "done", "verdict": make_answer(job["name"]).to_document()}
-            job["links"]["report"] = f"/v1/videos/{job['id']}/report"
+        elif job["state"] == "running":
+            self.end(job)
+        elif job["report"] == "waiting":
+            job["report"] = "making"
+        elif job["report"] == "making" and self.may_report:
+            job["report"] = "ready"
+            job["links"] |= {"report": f"/v1/videos/{job['id']}/report"}
+
+    def end(self, job: dict[str, Any]) -> None:
+        if "broken" in job["name"]:
+            problem = {"detail": "The disk was full before there was a result."}
+            job |= {"state": "failed", "problem": problem, "report": "none"}
+            return
+        verdict = make_answer(job["name"])
+        document = verdict.to_document()
+        summary = {key: document[key] for key in ("outcome", "reason", "p_fake")} | {"duration_s": 10.0}
+        told = explain(verdict).to_document()
+        job |= {"state": "done", "summary": summary, "verdict": document, "explanation": told}
 
     def refuse(self, name: str) -> Response | None:
         for status, detail in WRONG.items():
@@ -93,6 +114,11 @@ class Stand:
             self.busy -= 1
             return tell(429, "The queue is full.", {"Retry-After": "2"})
         return None
+
+
+def is_open(job: dict[str, Any]) -> bool:
+    """Whether something will change yet."""
+    return job["state"] in ("queued", "running") or job["report"] not in SETTLED
 
 
 def tell(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -106,8 +132,9 @@ def make_stand_in(stand: Stand) -> FastAPI:
 
     @app.middleware("http")
     async def check_key(request: Request, call_next: Any) -> Any:
-        given = request.headers.get("authorization")
-        if stand.key and request.url.path.startswith("/v1/") and given != f"Bearer {stand.key}":
+        given, ticket = request.headers.get("authorization"), request.query_params.get("ticket")
+        asked = stand.key and request.url.path.startswith("/v1/")
+        if asked and given != f"Bearer {stand.key}" and ticket != "right":
             return tell(401, "This service needs an API key.")
         return await call_next(request)
 
@@ -128,7 +155,10 @@ def make_stand_in(stand: Stand) -> FastAPI:
 
     @app.get("/v1/videos")
     def show_jobs() -> dict[str, Any]:
-        return {"videos": list(stand.jobs.values())[::-1]}
+        whole = ("verdict", "explanation")
+        return {
+            "videos": [{key: job[key] for key in job if key not in whole} for job in list(stand.jobs.values())[::-1]]
+        }
 
     @app.get("/v1/videos/{ident}")
     def show_job(ident: str) -> Any:
@@ -136,7 +166,7 @@ def make_stand_in(stand: Stand) -> FastAPI:
 
     @app.post("/v1/videos/{ident}/cancel")
     def cancel(ident: str) -> Any:
-        stand.jobs[ident]["state"] = "cancelled"
+        stand.jobs[ident] |= {"state": "cancelled", "report": "none"}
         return stand.jobs[ident]
 
     @app.delete("/v1/videos/{ident}")
@@ -150,12 +180,16 @@ def make_stand_in(stand: Stand) -> FastAPI:
         page = render_report(verdict, make_exhibits(1.0) if verdict.p_fake else (), datetime.now(UTC))
         return Response(page, media_type="text/html")
 
+    @app.post("/v1/videos/{ident}/report/link")
+    def link_report(ident: str) -> dict[str, str]:
+        return {"href": f"/v1/videos/{ident}/report?ticket=right", "expires_at": datetime.now(UTC).isoformat()}
+
     @app.get("/v1/videos/{ident}/events")
     async def send_events(ident: str) -> Response:
         async def follow() -> AsyncIterator[str]:
             job = stand.jobs[ident]
             yield ": here\n\n"
-            while job["state"] in ("queued", "running") and ident in stand.jobs:
+            while is_open(job) and ident in stand.jobs:
                 yield f"event: job\ndata: {json.dumps(job)}\n\n"
                 await asyncio.sleep(0.1)
                 stand.step(job)

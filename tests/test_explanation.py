@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from serve.explanation import MOST_STRETCHES, explain
 from serve.intervals import find_intervals
+from serve.service.documents import ExplanationDocument
 from serve.verdict import Outcome
 from serve.words import EVEN_ODDS, UNKNOWN_RATES, list_limits
 from tests.verdicts import ODDS, make_clip, make_track, make_unscorable, make_verdict
@@ -19,6 +20,11 @@ def test_an_explanation_can_be_sent_as_json() -> None:
     assert told["rates"]["rows"][0] == ["fakes found, of 23 (recall)", "96\xa0%", "at least 73\xa0%"]
     assert told["odds"]["title"] == "Where 1\xa0% of all videos are fake"
     assert told["limits"] == list(list_limits(verdict))
+
+
+def test_an_explanation_is_what_the_interface_says_it_is() -> None:
+    told = explain(make_verdict(odds=ODDS)).to_document()
+    assert json.loads(ExplanationDocument.model_validate(told).model_dump_json()) == json.loads(json.dumps(told))
 
 
 def test_signs_that_steer_a_screen_are_written_out() -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
-from serve.verdict import Outcome
-from serve.words import MEANINGS, PURPOSES, REASONS, SOURCES, SUSPECT
+from serve.words import PURPOSES, REASONS
 
 STATIC = Path(__file__).parent / "static"
 DOCUMENT = "index.html"
-WORDS = "words.json"  # made of the sentences that reports use, so that page and report say the same
+WORDS = "words.json"  # sentences of reports, so that page and report say the same
 TYPES = {
     DOCUMENT: "text/html; charset=utf-8",
     "app.js": "text/javascript; charset=utf-8",
@@ -65,15 +64,9 @@ def load_assets() -> dict[str, Asset]:
     return {name: Asset(_read(name), media_type) for name, media_type in TYPES.items()}
 
 
-def list_words() -> dict[str, object]:
-    """The sentences of reports, for the page."""
-    return {
-        "meanings": {outcome.value: asdict(MEANINGS[outcome]) for outcome in Outcome},
-        "suspect": SUSPECT,
-        "reasons": {reason.value: text for reason, text in REASONS.items()},
-        "sources": SOURCES,
-        "purposes": PURPOSES,
-    }
+def list_words() -> dict[str, dict[str, str]]:
+    """The sentences that the page needs without a verdict, which comes explained."""
+    return {"reasons": {reason.value: text for reason, text in REASONS.items()}, "purposes": PURPOSES}
 
 
 def make_page_router() -> APIRouter:

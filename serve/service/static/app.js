@@ -5,6 +5,7 @@ import * as say from "./words.js";
 
 const KEY = "unmask-key";
 const POLL_MS = 2000;
+const MOST_ROWS = 6; // of the history, before one asks for more
 const TERMINAL = ["done", "failed", "cancelled"];
 const SENTENCES = {
   0: "The service cannot be reached. Look whether it runs and whether you are online, then try again.",
@@ -22,8 +23,11 @@ const uploads = []; // {key, file, state: waiting | sending | resting | failed, 
 const jobs = new Map();
 const rows = new Map();
 let shown = null; // the id of the job whose result is open
+let wanted = null; // the id of the one that was asked for last
 let openNext = false; // the first result of what was dropped last opens by itself
 let watching = false;
+let unfolded = false; // whether all of the history is listed
+let following = null; // {id, stop}: the job whose events are read
 let limits = {};
 let count = 0;
 
@@ -70,10 +74,19 @@ async function refresh() {
   render();
 }
 
-function accept(job) {
+const isEnded = (job) => TERMINAL.includes(job.state);
+const isSettled = (job) => isEnded(job) && !["waiting", "making"].includes(job.report);
+
+// Keeps what is new of a job; an answer that was overtaken by a later one says nothing. Verdicts are not kept.
+function accept({ verdict, explanation, ...job }) {
   const before = jobs.get(job.id);
+  if (before && (isSettled(before) || (isEnded(before) && !isEnded(job)))) return;
   jobs.set(job.id, job);
-  if (before && !TERMINAL.includes(before.state) && TERMINAL.includes(job.state)) finish(job);
+  if (before && !isEnded(before) && isEnded(job)) finish(job);
+  if (job.id === shown && before && before.report !== job.report) {
+    tellReport(job);
+    if (job.report === "ready") announce(`The report on ${say.showSigns(job.name)} is ready.`);
+  }
 }
 
 function finish(job) {
@@ -88,7 +101,7 @@ function finish(job) {
 async function watch() {
   if (watching) return;
   watching = true;
-  for (let job = nextUnfinished(); job; job = nextUnfinished()) {
+  for (let job = nextUnsettled(); job; job = nextUnsettled()) {
     try {
       await follow(job.id);
       await refresh();
@@ -102,17 +115,19 @@ async function watch() {
   watching = false;
 }
 
-const countUnfinished = () => [...jobs.values()].filter((job) => !TERMINAL.includes(job.state)).length;
+const listUnsettled = () => [...jobs.values()].filter((job) => !isSettled(job));
 
-function nextUnfinished() {
-  const open = [...jobs.values()].filter((job) => !TERMINAL.includes(job.state));
-  return open.find((job) => job.state === "running") ?? open.sort((a, b) => a.created_at.localeCompare(b.created_at))[0];
+// Videos come before reports, and what is under way before what waits.
+function nextUnsettled() {
+  const rank = (job) => ["running", "queued", "making", "waiting"].indexOf(isEnded(job) ? job.report : job.state);
+  return listUnsettled().sort((a, b) => rank(a) - rank(b) || a.created_at.localeCompare(b.created_at))[0];
 }
 
 async function follow(id) {
   const stop = new AbortController();
-  const poll = setInterval(() => countUnfinished() > 1 && refresh().catch(() => {}), POLL_MS);
+  const poll = setInterval(() => listUnsettled().length > 1 && refresh().catch(() => {}), POLL_MS);
   const limit = setTimeout(() => stop.abort(), 30 * POLL_MS);
+  following = { id, stop };
   try {
     const response = await call(pathOf(id, "/events"), { signal: stop.signal, headers: { Accept: "text/event-stream" } });
     await readEvents(response.body, (job) => {
@@ -125,8 +140,9 @@ async function follow(id) {
   } finally {
     clearInterval(poll);
     clearTimeout(limit);
+    following = null;
   }
-  if (!TERMINAL.includes(jobs.get(id)?.state)) await pause(300);
+  if (jobs.has(id) && !isSettled(jobs.get(id))) await pause(300);
 }
 
 async function readEvents(body, take) {
@@ -203,11 +219,12 @@ function answered(upload, request) {
   }
   drop(upload);
   clearTrouble();
-  jobs.set(document.id, document);
-  if (TERMINAL.includes(document.state)) finish(document);
+  accept(document);
+  if (isEnded(document)) finish(document);
   else announce(`${say.showSigns(document.name)} is sent and waits for its turn.`);
   render();
   pump();
+  if (isEnded(jobs.get(following?.id) ?? {})) following.stop.abort(); // a report can wait
   watch();
 }
 
@@ -250,29 +267,32 @@ function tellUpload(upload) {
   if (upload.state === "waiting") return "Waits to be sent.";
   if (upload.state === "sending") return upload.ratio < 1 ? `Sending: ${Math.floor(100 * upload.ratio)} % of ${say.formatBytes(upload.file.size)}` : "Sent; the service looks at it.";
   if (upload.state === "resting") return `${upload.text} It is tried again in ${Math.max(0, Math.ceil((upload.retryAt - Date.now()) / 1000))} s.`;
-  return upload.text;
+  return `Not taken. ${upload.text}`;
 }
 
 function tellState(job) {
   if (job.state === "queued") return job.position ? `Waits for its turn, number ${job.position} in the queue.` : "Waits for its turn.";
   if (job.state === "running") {
     const { done_s: done, total_s: total } = job.progress;
-    if (total && done >= total) return "Looked at all of it; the report is being written.";
+    if (total && done >= total) return "Looked at all of it; the verdict follows.";
     return total ? `Looking at it: ${say.formatClock(done, false)} of ${say.formatClock(total, false)}` : `Looking at it: ${say.formatClock(done, false)} so far`;
   }
   if (job.state === "cancelled") return "Cancelled.";
   if (job.state === "failed") return `Failed. ${say.showSigns(job.problem?.detail ?? "")}`;
-  const { outcome, p_fake: prob, reason } = job.verdict;
-  return outcome.replaceAll("_", " ") + (prob === null ? `: ${say.explainReason(reason)}` : `, P(fake) ${say.formatProb(prob)}`);
+  const { outcome, p_fake: prob, reason } = job.summary;
+  return outcome.replaceAll("_", " ") + (prob === null ? `: ${say.explainReason(reason).replace(/\.$/, "")}` : `, P(fake) ${say.formatProb(prob)}`);
 }
 
 function render() {
-  const active = [...jobs.values()].filter((job) => !TERMINAL.includes(job.state)).sort((a, b) => a.created_at.localeCompare(b.created_at));
-  const ended = [...jobs.values()].filter((job) => TERMINAL.includes(job.state)).sort((a, b) => b.created_at.localeCompare(a.created_at));
+  const active = [...jobs.values()].filter((job) => !isEnded(job)).sort((a, b) => a.created_at.localeCompare(b.created_at));
+  const ended = [...jobs.values()].filter(isEnded).sort((a, b) => b.created_at.localeCompare(a.created_at));
   place(at("work-list"), [...active.map(describeActive), ...uploads.map(describeUpload)]);
   at("work").hidden = !active.length && !uploads.length;
-  place(at("history-list"), ended.map(describeEnded));
+  place(at("history-list"), ended.filter((job, index) => unfolded || index < MOST_ROWS || job.id === shown).map(describeEnded));
   at("history-none").hidden = ended.length > 0;
+  at("history-more").hidden = ended.length <= MOST_ROWS;
+  at("history-more").textContent = unfolded ? "Show the newest only" : `Show all ${ended.length}`;
+  at("history-more").setAttribute("aria-expanded", String(unfolded));
 }
 
 function describeUpload(upload) {
@@ -290,8 +310,10 @@ function describeActive(job) {
 }
 
 function describeEnded(job) {
-  const word = job.verdict?.outcome ?? "";
-  const text = `${word ? tellState(job).slice(word.length) : tellState(job)} · ${say.formatDate(job.created_at)} · ${say.formatBytes(job.size_bytes)}`;
+  const word = job.summary?.outcome ?? "";
+  const length = job.summary?.duration_s;
+  const facts = [length ? say.formatClock(length, false) : "", say.formatBytes(job.size_bytes), say.formatDate(job.created_at)].filter(Boolean);
+  const text = [word ? tellState(job).slice(word.length) : tellState(job), ...facts].join(" · ");
   const acts = [["Delete", (event) => askDelete(event.currentTarget, job)]];
   if (job.state !== "cancelled") acts.unshift(["Show result", () => open(job.id, true)]);
   return { key: job.id, name: job.name, kind: job.state, word, text, ratio: null, acts, open: job.id === shown };
@@ -346,15 +368,15 @@ async function cancel(id) {
 
 async function askDelete(button, job) {
   if (!button.classList.contains("sure")) {
-    button.classList.add("sure");
-    button.textContent = "Really delete?";
-    button.setAttribute("aria-label", `Really delete? ${say.showSigns(job.name)}`);
+    const tell = (sure) => {
+      button.classList.toggle("sure", sure);
+      button.textContent = sure ? "Really delete?" : "Delete";
+      button.setAttribute("aria-label", `${button.textContent}${sure ? "" : ":"} ${say.showSigns(job.name)}`);
+    };
+    tell(true);
     announce("Press again to delete the result and its report for good.");
-    button.addEventListener("blur", () => {
-      button.classList.remove("sure");
-      button.textContent = "Delete";
-      button.setAttribute("aria-label", `Delete: ${say.showSigns(job.name)}`);
-    }, { once: true });
+    button.addEventListener("blur", () => tell(false), { once: true });
+    button.addEventListener("keydown", (event) => event.key === "Escape" && tell(false));
     return;
   }
   try {
@@ -372,14 +394,16 @@ async function askDelete(button, job) {
 // one result
 
 async function open(id, focus) {
+  wanted = id;
+  let job;
   try {
-    if (!jobs.get(id)?.verdict && !jobs.get(id)?.problem) jobs.set(id, await (await call(pathOf(id))).json());
+    job = await (await call(pathOf(id))).json();
   } catch (error) {
     report(error);
     return;
   }
-  const job = jobs.get(id);
-  if (!TERMINAL.includes(job.state)) return;
+  if (wanted !== id || !isEnded(job)) return;
+  accept(job);
   shown = id;
   history.replaceState(null, "", `#video=${encodeURIComponent(id)}`);
   const result = at("result");
@@ -387,17 +411,20 @@ async function open(id, focus) {
   result.hidden = false;
   document.title = `${job.verdict ? job.verdict.outcome.replaceAll("_", " ") : "Failed"}: ${say.showSigns(job.name)} · unmask`;
   render();
+  if (job.verdict) tellReport(job);
   if (focus) result.focus();
   result.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-  if (job.verdict && job.links.report) showExhibits(job);
 }
 
 function close() {
-  shown = null;
+  const row = rows.get(shown)?.node;
+  shown = wanted = null;
   at("result").hidden = true;
   at("result").replaceChildren();
   document.title = "unmask: is this video a deepfake?";
   history.replaceState(null, "", location.pathname);
+  render();
+  row?.querySelector("button")?.focus();
 }
 
 function renderFailure(job) {
@@ -407,22 +434,56 @@ function renderFailure(job) {
   ];
 }
 
+const nameFile = (job, end) => `${job.name.replace(/[^\p{L}\p{N}._-]+/gu, "_").slice(0, 80) || "video"}.${end}`;
+
 function makeActs(job) {
-  const stem = job.name.replace(/[^\p{L}\p{N}._-]+/gu, "_").slice(0, 80) || "video";
-  const json = () => save(new Blob([JSON.stringify(job.verdict, null, 2)], { type: "application/json" }), `${stem}.verdict.json`);
-  const acts = [make("button", { type: "button", onclick: json }, "Download JSON")];
-  if (job.links.report && sessionStorage.getItem(KEY)) {
-    acts.unshift(make("button", { type: "button", onclick: () => saveReport(job, stem) }, "Download report"));
-  } else if (job.links.report) {
-    const link = (text, rest, more) => make("a", { class: "button", href: pathOf(job.id, rest), ...more }, text);
-    acts.unshift(link("Open report", "/report", { target: "_blank", rel: "noopener" }), link("Download report", "/report?download=1", { download: `${stem}.report.html` }));
-  }
-  return make("div", { class: "acts" }, ...acts);
+  const json = () => save(new Blob([JSON.stringify(job.verdict, null, 2)], { type: "application/json" }), nameFile(job, "verdict.json"));
+  const button = (text, act) => make("button", { type: "button", onclick: act }, text);
+  return make("div", { class: "acts" }, make("span", { id: "report-acts" }), button("Download JSON", json), button("Close", close));
 }
 
-async function saveReport(job, stem) {
+// What there is of the report: links to it, and its pictures, or when they will be there.
+function tellReport(job) {
+  at("report-acts").replaceChildren(...(job.links.report ? makeReportActs(job) : []));
+  if (job.report === "ready") return showExhibits(job);
+  const scored = job.summary.p_fake !== null;
+  const what = scored ? "Heat maps and the report are" : "The report is";
+  const text = {
+    waiting: `${what} made as soon as no video waits for its verdict.`,
+    making: `${what} being made.${scored ? " That takes longer than the verdict did." : ""}`,
+    none: "There is no report on this video: none was asked for, or none could be made.",
+  }[job.report];
+  const bar = job.report === "none" ? "" : make("progress", { "aria-label": "Progress of the report" });
+  at("exhibits").replaceChildren(make("h3", {}, scored ? "Frames and heat maps" : "Report"), make("p", { class: "soft" }, text), bar);
+}
+
+function makeReportActs(job) {
+  if (sessionStorage.getItem(KEY)) {
+    const button = (text, act) => make("button", { type: "button", onclick: () => act(job) }, text);
+    return [button("Open report", openReport), button("Download report", saveReport)];
+  }
+  const link = (text, rest, more) => make("a", { class: "button", href: pathOf(job.id, rest), ...more }, text);
+  return [link("Open report", "/report", { target: "_blank", rel: "noopener" }), link("Download report", "/report?download=1", { download: nameFile(job, "report.html") })];
+}
+
+// A new tab cannot send the key, so the service is asked for a link that holds for a short time without it.
+async function openReport(job) {
+  const tab = window.open("", "_blank");
   try {
-    save(await (await call(pathOf(job.id, "/report"))).blob(), `${stem}.report.html`);
+    const { href } = await (await call(pathOf(job.id, "/report/link"), { method: "POST" })).json();
+    const address = new URL(href, location.origin);
+    if (address.origin !== location.origin) throw new Problem(0);
+    if (tab) tab.opener = null;
+    (tab ?? window).location.replace(address);
+  } catch (error) {
+    tab?.close();
+    report(error);
+  }
+}
+
+async function saveReport(job) {
+  try {
+    save(await (await call(pathOf(job.id, "/report"))).blob(), nameFile(job, "report.html"));
   } catch (error) {
     report(error);
   }
@@ -473,9 +534,9 @@ function showModel(about) {
   at("notices").replaceChildren(...(about.notices ?? []).map((text) => make("p", { class: "notice" }, say.showSigns(text))));
   const most = [
     limits.max_size_bytes ? `up to ${say.formatBytes(limits.max_size_bytes)}` : "",
-    limits.max_duration_s ? `up to ${say.formatClock(limits.max_duration_s, false)} long` : "",
+    limits.max_duration_s ? `up to ${say.describeSpan(limits.max_duration_s)} long` : "",
   ].filter(Boolean);
-  const shape = most.length ? `Videos ${most.join(" and ")}. ` : "";
+  const shape = most.length ? `Each ${most.join(" and ")}. ` : "";
   at("limits").textContent = `${shape}They are sent to this service and to nobody else.`;
   const model = about.model ?? about;
   const names = { id: "model", backbone: "backbone", head: "head", detector: "face detector" };
@@ -498,8 +559,8 @@ async function start() {
   }
   clearTrouble();
   at("key-form").hidden = true;
-  const wanted = new URLSearchParams(location.hash.slice(1)).get("video");
-  if (wanted && !shown) open(wanted, false);
+  const asked = new URLSearchParams(location.hash.slice(1)).get("video");
+  if (asked && !shown) open(asked, false);
   watch();
   pump();
 }
@@ -507,6 +568,10 @@ async function start() {
 at("files").addEventListener("change", (event) => {
   enqueue([...event.target.files]);
   event.target.value = "";
+});
+at("history-more").addEventListener("click", () => {
+  unfolded = !unfolded;
+  render();
 });
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -526,6 +591,7 @@ addEventListener("drop", (event) => {
   document.body.classList.remove("over");
   enqueue([...event.dataTransfer.files]);
 });
+at("result").addEventListener("keydown", (event) => event.key === "Escape" && close());
 addEventListener("online", () => start());
 setInterval(() => uploads.some((upload) => upload.state === "resting") && render(), 1000);
 start();

@@ -26,26 +26,23 @@ export function drawSign(outcome) {
   return svg("svg", { viewBox: "0 0 48 48", "aria-hidden": "true" }, ...parts);
 }
 
-export function drawScale(verdict) {
+export function drawScale(verdict, text) {
   const [low, high] = verdict.uncertain;
   const parts = [
     box(0, 100 * low, 34, 20, "none"),
     box(100 * low, 100 * (high - low), 34, 20, "url(#dots)"),
     box(100 * high, 100 * (1 - high), 34, 20, "url(#hatch)"),
   ];
+  parts.push(line(100 * verdict.threshold, 100 * verdict.threshold, 28, 82, "threshold"));
   for (const [word, left, right] of [["REAL", 0, low], ["UNCERTAIN", low, high], ["FAKE", high, 1]]) {
     if ((right - left) * 340 > 7.5 * word.length + 8) parts.push(label(50 * (left + right), 48, word, "middle", "word"));
   }
   for (const value of [0, 0.25, 0.5, 0.75, 1]) {
     if (Math.abs(value - verdict.threshold) > 0.04) parts.push(label(100 * value, 70, String(value), anchor(value), "tick"));
   }
-  parts.push(line(100 * verdict.threshold, 100 * verdict.threshold, 28, 82, "threshold"));
   parts.push(label(100 * verdict.threshold, 95, `threshold ${formatProb(verdict.threshold)}`, anchor(verdict.threshold), "label"));
   parts.push(svg("svg", { x: `${(100 * verdict.p_fake).toFixed(2)}%`, class: "free" }, svg("path", { class: "mark", d: "M0 33 l-8 -13 h16 z" })));
   parts.push(label(100 * verdict.p_fake, 14, `this file ${formatProb(verdict.p_fake)}`, anchor(verdict.p_fake), "own"));
-  const text =
-    `P(fake) of this file is ${formatProb(verdict.p_fake)} on a scale from 0 to 1; below ${formatProb(low)} the outcome is REAL, ` +
-    `from ${formatProb(high)} on FAKE, between them UNCERTAIN; the threshold is ${formatProb(verdict.threshold)}`;
   return svg("svg", { class: "scale", role: "img", "aria-label": text, width: "100%", height: 100 }, ...parts);
 }
 
