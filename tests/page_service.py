@@ -154,11 +154,12 @@ def make_stand_in(stand: Stand) -> FastAPI:
         return stand.refuse(name) or JSONResponse(stand.add(name, size), 202)
 
     @app.get("/v1/videos")
-    def show_jobs() -> dict[str, Any]:
+    def show_jobs(limit: int, after: int = 0) -> dict[str, Any]:
         whole = ("verdict", "explanation")
-        return {
-            "videos": [{key: job[key] for key in job if key not in whole} for job in list(stand.jobs.values())[::-1]]
-        }
+        lean = [{key: job[key] for key in job if key not in whole} for job in list(stand.jobs.values())[::-1]]
+        rest = after + limit
+        more = f"/v1/videos?limit={limit}&after={rest}" if lean[rest:] else None
+        return {"videos": lean[after:rest], "next": more}
 
     @app.get("/v1/videos/{ident}")
     def show_job(ident: str) -> Any:

@@ -166,11 +166,24 @@ def test_of_a_crowd_the_first_faces_are_shown_and_the_others_when_asked_for(page
 
 def test_a_long_history_is_folded_and_unfolded(page: Page) -> None:
     send(page, *(f"real{number}.mp4" for number in range(8)))
-    page.get_by_role("button", name="Show all 8").wait_for()
+    page.get_by_role("button", name="Show more").wait_for()
     page.locator("#work").wait_for(state="hidden")
     shown = page.locator("#history-list li").count()
-    page.get_by_role("button", name="Show all 8").click()
+    page.get_by_role("button", name="Show more").click()
     assert (shown < 8, page.locator("#history-list li").count()) == (True, 8)
+    page.get_by_role("button", name="Show the newest only").click()
+    assert page.locator("#history-list li").count() == shown
+
+
+def test_videos_older_than_the_first_list_are_read_when_asked_for(page: Page, stand: Stand) -> None:
+    for number in range(60):
+        stand.end(stand.add(f"noreport-real{number}.mp4", 10))
+    page.reload()
+    page.get_by_role("button", name="Show more").click()
+    assert page.locator("#history-list li").count() == 50
+    page.get_by_role("button", name="Show older ones").click()
+    page.locator("#history-list li").nth(59).wait_for()
+    page.get_by_role("button", name="Show the newest only").wait_for()
 
 
 def test_escape_closes_a_result_and_takes_back_what_is_asked_about_deleting(page: Page, stand: Stand) -> None:

@@ -14,12 +14,12 @@ from serve.words import PURPOSES, REASONS
 STATIC = Path(__file__).parent / "static"
 DOCUMENT = "index.html"
 WORDS = "words.json"  # sentences of reports, so that page and report say the same
+SCRIPTS = (
+    "app.js", "charts.js", "elements.js", "result.js", "rows.js", "service.js", "uploads.js", "words.js",
+)  # fmt: skip
 TYPES = {
     DOCUMENT: "text/html; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
-    "result.js": "text/javascript; charset=utf-8",
-    "charts.js": "text/javascript; charset=utf-8",
-    "words.js": "text/javascript; charset=utf-8",
+    **dict.fromkeys(SCRIPTS, "text/javascript; charset=utf-8"),
     "app.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
     WORDS: "application/json",

@@ -1,75 +1,38 @@
 // The page at work: what is dropped is sent one file after another, followed while it is scored, and shown.
 
-import { fillFacts, make, makeName, renderVerdict, takeExhibits } from "./result.js";
+import { fillFacts, make, makeName } from "./elements.js";
+import { renderVerdict, takeExhibits } from "./result.js";
+import { dropRow, findRow, place } from "./rows.js";
+import { call, hasKey, keepKey, pathOf, Problem, readEvents } from "./service.js";
+import * as sending from "./uploads.js";
 import * as say from "./words.js";
 
-const KEY = "unmask-key";
 const POLL_MS = 2000;
 const MOST_ROWS = 6; // of the history, before one asks for more
 const TERMINAL = ["done", "failed", "cancelled"];
-const SENTENCES = {
-  0: "The service cannot be reached. Look whether it runs and whether you are online, then try again.",
-  401: "The service asks for an API key, or does not know the one you gave.",
-  404: "This is not here any more, or it belongs to another key.",
-  413: "The file is larger or longer than this service takes.",
-  415: "The service takes videos only, and this file is not sent as one.",
-  429: "The service has as many files waiting as it may have.",
-  503: "The service is starting or stopping and takes nothing at the moment.",
-  507: "The service has no room left on its disk.",
-};
-
 const at = (id) => document.getElementById(id);
-const uploads = []; // {key, file, state: waiting | sending | resting | failed, ratio, text, request, retryAt, again}
 const jobs = new Map();
-const rows = new Map();
 let shown = null; // the id of the job whose result is open
 let wanted = null; // the id of the one that was asked for last
 let openNext = false; // the first result of what was dropped last opens by itself
 let watching = false;
 let unfolded = false; // whether all of the history is listed
+let older; // the address of what is older than all that was read; undefined before anything was
 let following = null; // {id, stop}: the job whose events are read
-let limits = {};
-let count = 0;
-
-class Problem extends Error {
-  constructor(status, document, retryAfter) {
-    const detail = typeof document?.detail === "string" ? document.detail : typeof document?.title === "string" ? document.title : "";
-    super(say.showSigns(detail || SENTENCES[status] || `The service answered with the error ${status}.`));
-    this.status = status;
-    this.retryS = Math.min(Math.max(Number(retryAfter) || 5, 1), 600);
-  }
-}
-
-// the service
-
-const authorise = () => {
-  const key = sessionStorage.getItem(KEY);
-  return key ? { Authorization: `Bearer ${key}` } : {};
-};
-
-async function call(path, options = {}) {
-  let response;
-  try {
-    response = await fetch(path, { ...options, headers: { ...authorise(), ...options.headers }, cache: "no-store" });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Problem(0);
-  }
-  if (!response.ok) throw await readProblem(response);
-  return response;
-}
-
-async function readProblem(response) {
-  const document = await response.json().catch(() => null);
-  return new Problem(response.status, document, response.headers.get("Retry-After"));
-}
-
-const pathOf = (id, rest = "") => `/v1/videos/${encodeURIComponent(id)}${rest}`;
 
 async function refresh() {
-  const { videos } = await (await call("/v1/videos?limit=50")).json();
+  const { videos, next } = await (await call("/v1/videos?limit=50")).json();
+  if (older === undefined) older = next;
   const known = new Set(videos.map((job) => job.id));
-  for (const id of jobs.keys()) if (!known.has(id) && id !== shown) jobs.delete(id);
+  const since = next ? videos.at(-1).created_at : "";
+  for (const [id, job] of jobs) if (!known.has(id) && id !== shown && job.created_at >= since) jobs.delete(id);
+  videos.forEach(accept);
+  render();
+}
+
+async function readOlder() {
+  const { videos, next } = await (await call(older)).json();
+  older = next;
   videos.forEach(accept);
   render();
 }
@@ -145,129 +108,25 @@ async function follow(id) {
   if (jobs.has(id) && !isSettled(jobs.get(id))) await pause(300);
 }
 
-async function readEvents(body, take) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let buffer = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const events = (buffer + value).replaceAll("\r\n", "\n").split("\n\n");
-    buffer = events.pop();
-    for (const event of events) {
-      const lines = event.split("\n");
-      const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart());
-      if (lines.some((line) => /^event: ?job$/.test(line)) && data.length) take(JSON.parse(data.join("\n")));
-    }
-  }
-}
+// what is sent, what is in progress, and what was
 
-// uploads
+const page = { limits: {}, change: render, take, report, announce };
+sending.tellOf(page);
 
-function enqueue(files) {
-  for (const file of files) {
-    count += 1;
-    const upload = { key: `upload-${count}`, file, state: "waiting", ratio: 0, text: "", request: null, retryAt: 0, again: false };
-    const most = limits.max_size_bytes;
-    if (file.size === 0) fail(upload, "The file is empty, so there is nothing to look at.");
-    else if (most && file.size > most) fail(upload, `The file has ${say.formatBytes(file.size)}, and this service takes at most ${say.formatBytes(most)}.`);
-    uploads.push(upload);
-  }
+function send(files) {
   openNext = true;
-  render();
-  pump();
+  sending.enqueue([...files]);
 }
 
-function fail(upload, text, again = false) {
-  upload.state = "failed";
-  upload.again = again;
-  upload.text = text;
-  announce(`${say.showSigns(upload.file.name)}: ${text}`);
-}
-
-function pump() {
-  if (uploads.some((upload) => upload.state === "sending" || upload.state === "resting")) return;
-  const next = uploads.find((upload) => upload.state === "waiting");
-  if (next) send(next);
-}
-
-function send(upload) {
-  const request = new XMLHttpRequest();
-  Object.assign(upload, { state: "sending", ratio: 0, text: "", request });
-  request.open("POST", `/v1/videos?name=${encodeURIComponent(upload.file.name.toWellFormed?.() ?? upload.file.name)}`);
-  for (const [name, value] of Object.entries(authorise())) request.setRequestHeader(name, value);
-  request.setRequestHeader("Content-Type", upload.file.type.startsWith("video/") ? upload.file.type : "application/octet-stream");
-  request.upload.onprogress = (event) => {
-    if (event.lengthComputable) upload.ratio = event.loaded / event.total;
-    render();
-  };
-  request.onload = () => answered(upload, request);
-  request.onerror = () => refused(upload, new Problem(0));
-  request.send(upload.file);
-  render();
-}
-
-function answered(upload, request) {
-  let document = null;
-  try {
-    document = JSON.parse(request.responseText);
-  } catch {
-    // told by the status
-  }
-  if (request.status < 200 || request.status > 299 || !document?.id) {
-    refused(upload, new Problem(request.status, document, request.getResponseHeader("Retry-After")));
-    return;
-  }
-  drop(upload);
+function take(job) {
   clearTrouble();
-  accept(document);
-  if (isEnded(document)) finish(document);
-  else announce(`${say.showSigns(document.name)} is sent and waits for its turn.`);
+  accept(job);
+  const now = jobs.get(job.id);
+  if (isEnded(now)) finish(now);
+  else announce(`${say.showSigns(job.name)} is sent and waits for its turn.`);
   render();
-  pump();
   if (isEnded(jobs.get(following?.id) ?? {})) following.stop.abort(); // a report can wait
   watch();
-}
-
-function refused(upload, problem) {
-  upload.request = null;
-  if (problem.status === 401) {
-    upload.state = "waiting";
-    report(problem);
-    render();
-    return; // goes on when there is a key
-  }
-  if (problem.status === 429 || problem.status === 503) {
-    Object.assign(upload, { state: "resting", text: problem.message, retryAt: Date.now() + 1000 * problem.retryS });
-    announce(`${problem.message} It is tried again in ${problem.retryS} seconds.`);
-    setTimeout(() => resume(upload), 1000 * problem.retryS);
-  } else {
-    fail(upload, problem.message, ![413, 415].includes(problem.status));
-    pump();
-  }
-  render();
-}
-
-function resume(upload) {
-  if (upload.state !== "resting") return;
-  upload.state = "waiting";
-  pump();
-  render();
-}
-
-function drop(upload) {
-  upload.request?.abort();
-  const place = uploads.indexOf(upload);
-  if (place >= 0) uploads.splice(place, 1);
-  upload.state = "gone";
-}
-
-// what is in progress, and what was
-
-function tellUpload(upload) {
-  if (upload.state === "waiting") return "Waits to be sent.";
-  if (upload.state === "sending") return upload.ratio < 1 ? `Sending: ${Math.floor(100 * upload.ratio)} % of ${say.formatBytes(upload.file.size)}` : "Sent; the service looks at it.";
-  if (upload.state === "resting") return `${upload.text} It is tried again in ${Math.max(0, Math.ceil((upload.retryAt - Date.now()) / 1000))} s.`;
-  return `Not taken. ${upload.text}`;
 }
 
 function tellState(job) {
@@ -286,21 +145,21 @@ function tellState(job) {
 function render() {
   const active = [...jobs.values()].filter((job) => !isEnded(job)).sort((a, b) => a.created_at.localeCompare(b.created_at));
   const ended = [...jobs.values()].filter(isEnded).sort((a, b) => b.created_at.localeCompare(a.created_at));
-  place(at("work-list"), [...active.map(describeActive), ...uploads.map(describeUpload)]);
-  at("work").hidden = !active.length && !uploads.length;
+  place(at("work-list"), [...active.map(describeActive), ...sending.uploads.map(describeUpload)]);
+  at("work").hidden = !active.length && !sending.uploads.length;
   place(at("history-list"), ended.filter((job, index) => unfolded || index < MOST_ROWS || job.id === shown).map(describeEnded));
   at("history-none").hidden = ended.length > 0;
-  at("history-more").hidden = ended.length <= MOST_ROWS;
-  at("history-more").textContent = unfolded ? "Show the newest only" : `Show all ${ended.length}`;
+  at("history-more").hidden = ended.length <= MOST_ROWS && !older;
+  at("history-more").textContent = !unfolded ? "Show more" : older ? "Show older ones" : "Show the newest only";
   at("history-more").setAttribute("aria-expanded", String(unfolded));
 }
 
 function describeUpload(upload) {
-  const acts = [[upload.state === "failed" ? "Remove" : "Cancel", () => (drop(upload), render(), pump())]];
-  if (upload.state === "failed" && upload.again) acts.unshift(["Try again", () => ((upload.state = "waiting"), render(), pump())]);
-  if (upload.state === "resting") acts.unshift(["Try now", () => resume(upload)]);
+  const acts = [[upload.state === "failed" ? "Remove" : "Cancel", () => (sending.drop(upload), render(), sending.pump())]];
+  if (upload.state === "failed" && upload.again) acts.unshift(["Try again", () => sending.retry(upload)]);
+  if (upload.state === "resting") acts.unshift(["Try now", () => sending.resume(upload)]);
   const ratio = upload.state === "sending" ? upload.ratio : null;
-  return { key: upload.key, name: upload.file.name, kind: upload.state, word: "", text: tellUpload(upload), ratio, acts };
+  return { key: upload.key, name: upload.file.name, kind: upload.state, word: "", text: sending.tellUpload(upload), ratio, acts };
 }
 
 function describeActive(job) {
@@ -317,44 +176,6 @@ function describeEnded(job) {
   const acts = [["Delete", (event) => askDelete(event.currentTarget, job)]];
   if (job.state !== "cancelled") acts.unshift(["Show result", () => open(job.id, true)]);
   return { key: job.id, name: job.name, kind: job.state, word, text, ratio: null, acts, open: job.id === shown };
-}
-
-// Rows stay the same elements while their texts change, so that the keyboard's place is kept.
-function place(list, descriptions) {
-  const kept = descriptions.map((one) => {
-    const row = rows.get(one.key)?.kind === one.kind ? rows.get(one.key) : makeRow(one);
-    rows.set(one.key, row);
-    row.update(one);
-    return row.node;
-  });
-  if (kept.length === list.children.length && kept.every((node, index) => list.children[index] === node)) return;
-  const lost = list.contains(document.activeElement) && !kept.some((node) => node.contains(document.activeElement));
-  list.replaceChildren(...kept);
-  if (lost) at("main").focus({ preventScroll: true });
-}
-
-function makeRow(first) {
-  const word = make("span", { class: `word ${["FAKE", "REAL"].includes(first.word) ? first.word : ""}` }, say.showSigns(first.word).replaceAll("_", " "));
-  const text = document.createTextNode("");
-  const bar = make("progress", { max: 1, "aria-label": `Progress of ${say.showSigns(first.name)}`, hidden: true });
-  const label = (name) => `${name}: ${say.showSigns(first.name)}`;
-  const acts = first.acts.map(([name, act]) => make("button", { type: "button", "aria-label": label(name), onclick: act }, name));
-  const node = make(
-    "li",
-    { class: "row" },
-    make("span", { class: "name" }, makeName(first.name)),
-    make("p", { class: "state" }, word, text),
-    bar,
-    make("div", { class: "acts" }, ...acts),
-  );
-  const update = (now) => {
-    if (text.data !== now.text) text.data = now.text;
-    node.classList.toggle("open", Boolean(now.open));
-    bar.hidden = now.ratio === null;
-    if (now.ratio !== null && now.ratio >= 0) bar.value = now.ratio;
-    else bar.removeAttribute("value");
-  };
-  return { node, update, kind: first.kind };
 }
 
 async function cancel(id) {
@@ -386,7 +207,7 @@ async function askDelete(button, job) {
   }
   if (shown === job.id) close();
   jobs.delete(job.id);
-  rows.delete(job.id);
+  dropRow(job.id);
   announce(`${say.showSigns(job.name)} is deleted.`);
   render();
 }
@@ -417,7 +238,7 @@ async function open(id, focus) {
 }
 
 function close() {
-  const row = rows.get(shown)?.node;
+  const row = findRow(shown);
   shown = wanted = null;
   at("result").hidden = true;
   at("result").replaceChildren();
@@ -458,7 +279,7 @@ function tellReport(job) {
 }
 
 function makeReportActs(job) {
-  if (sessionStorage.getItem(KEY)) {
+  if (hasKey()) {
     const button = (text, act) => make("button", { type: "button", onclick: () => act(job) }, text);
     return [button("Open report", openReport), button("Download report", saveReport)];
   }
@@ -530,7 +351,7 @@ function clearTrouble() {
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 function showModel(about) {
-  limits = about.limits ?? {};
+  const limits = (page.limits = about.limits ?? {});
   at("notices").replaceChildren(...(about.notices ?? []).map((text) => make("p", { class: "notice" }, say.showSigns(text))));
   const most = [
     limits.max_size_bytes ? `up to ${say.formatBytes(limits.max_size_bytes)}` : "",
@@ -562,20 +383,21 @@ async function start() {
   const asked = new URLSearchParams(location.hash.slice(1)).get("video");
   if (asked && !shown) open(asked, false);
   watch();
-  pump();
+  sending.pump();
 }
 
 at("files").addEventListener("change", (event) => {
-  enqueue([...event.target.files]);
+  send(event.target.files);
   event.target.value = "";
 });
 at("history-more").addEventListener("click", () => {
+  if (unfolded && older) return readOlder().catch(report);
   unfolded = !unfolded;
   render();
 });
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY, at("key").value.trim());
+  keepKey(at("key").value.trim());
   at("key").value = "";
   start();
 });
@@ -589,9 +411,9 @@ addEventListener("dragleave", (event) => event.relatedTarget || document.body.cl
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("over");
-  enqueue([...event.dataTransfer.files]);
+  send(event.dataTransfer.files);
 });
 at("result").addEventListener("keydown", (event) => event.key === "Escape" && close());
 addEventListener("online", () => start());
-setInterval(() => uploads.some((upload) => upload.state === "resting") && render(), 1000);
+setInterval(() => sending.uploads.some((upload) => upload.state === "resting") && render(), 1000);
 start();

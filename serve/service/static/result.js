@@ -1,27 +1,10 @@
 // One verdict as a part of the page; everything that comes from a file or from the service is put in as text.
 
 import { drawScale, drawSign, drawTimeline, svg } from "./charts.js";
+import { fillFacts, make, makeName } from "./elements.js";
 import * as say from "./words.js";
 
 const MOST_FACES = 8; // before one asks for more
-
-export function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value !== null) node.setAttribute(name, String(value));
-  }
-  node.append(...children.filter((child) => child !== null && child !== ""));
-  return node;
-}
-
-export const makeName = (name) => make("bdi", {}, say.showSigns(name));
-
-export function fillFacts(list, rows) {
-  list.replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, say.showSigns(value))]));
-  return list;
-}
 
 // The job with its verdict and its explanation, whose sentences are those of reports.
 export function renderVerdict(job, acts) {
