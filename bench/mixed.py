@@ -16,7 +16,7 @@ import httpx
 
 from bench.service import ENDS, VIDEO, Client, label
 
-PAGES = ("/", "/static/app.js", "/static/app.css", "/static/words.json", "/openapi.json", "/v1/model", "/metrics")
+PAGES = ("/", "/static/app.js", "/static/app.css", "/openapi.json", "/healthz", "/readyz", "/v1/model", "/metrics")
 PATIENCE_S = 300.0  # for the last jobs
 KNOWN = 30  # jobs that a client may come back to
 
