@@ -23,6 +23,7 @@ COLUMNS = 400
 CLOUD = 200  # points that are drawn smaller, and not above all else
 LEAST_WIDTH = 0.3  # hundredths of the width, for a stretch that would not be seen
 TICKS = 6
+HOUR_S, WIDE_TICKS = 3600, 4  # 1:00:00 takes the room of two shorter ones
 STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 TOP_PX, PLOT_PX, FOOT_PX = 20, 96, 22
 WORD_PX = 7.5  # of width, a letter of the words in the scale
@@ -57,8 +58,9 @@ class Axis:
     @property
     def step_s(self) -> float:
         """A round time from one tick to the next, long enough for a phone."""
-        step = next((step for step in STEPS_S if self.end_s / step <= TICKS), STEPS_S[-1])
-        return step * max(1, math.ceil(self.end_s / step / TICKS))
+        most = TICKS if self.end_s < HOUR_S else WIDE_TICKS
+        step = next((step for step in STEPS_S if self.end_s / step <= most), STEPS_S[-1])
+        return step * max(1, math.ceil(self.end_s / step / most))
 
     @property
     def ticks(self) -> list[float]:

@@ -144,7 +144,7 @@ def _list_rates(verdict: Verdict) -> Table | None:
     low, high = verdict.uncertain
     return Table(
         "What this threshold did in tests",
-        ("", "in tests", "on new videos like them, with 95 % confidence"),
+        ("", "in tests", "on new videos like them, with 95\xa0% confidence"),
         (
             (found, format_share(rates.recall), format_bound(rates.recall_bound, least=True)),
             (flagged, format_share(rates.fpr), format_bound(rates.fpr_bound, least=False)),

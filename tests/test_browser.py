@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from serve.verdict import DEMONSTRATION
 from serve.words import REASONS, format_clock, format_prob
 from tests.conftest import FACE, Pipeline
 from tests.fakes import FixedDetector
-from tests.page_service import Stand, make_answer, make_stand_in, serve_on_loopback
+from tests.page_service import SETTLED, Stand, make_answer, make_stand_in, serve_on_loopback
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = os.environ.get("UNMASK_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
@@ -141,6 +142,21 @@ def test_a_verdict_is_shown_while_its_report_is_made_and_the_report_when_it_is_t
     page.locator("#exhibits img").first.wait_for()
     assert page.get_by_role("link", name="Open report").is_visible()
     assert page.locator("#status").text_content() == "The report on fake.mp4 is ready."
+
+
+def test_a_report_that_is_ready_before_its_verdict_was_read_is_shown(page: Page, stand: Stand) -> None:
+    def hold(route: Any) -> None:
+        response = route.fetch()
+        stand.may_report = True
+        while any(job["report"] not in SETTLED for job in stand.jobs.values()):
+            time.sleep(0.05)
+        time.sleep(0.5)  # for the event that says so
+        route.fulfill(response=response)
+
+    stand.may_report = False
+    page.route("**/v1/videos/job-*0", hold)
+    send(page, "fake.mp4")
+    page.locator("#exhibits img").first.wait_for()
 
 
 def test_a_verdict_without_a_report_says_so(page: Page) -> None:
@@ -306,11 +322,13 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_sent(page: Page, stand: Stand) 
     stand.key = "secret"
     page.reload()
     page.get_by_label("API key").fill("wrong")
+    assert page.locator("#trouble").is_hidden()
     page.keyboard.press("Enter")
     page.get_by_text("This service needs an API key.").wait_for()
     page.get_by_label("API key").fill("secret")
     page.get_by_role("button", name="Use this key").click()
     page.locator("#key-form").wait_for(state="hidden")
+    assert page.locator("#files").evaluate("one => one === document.activeElement")
     send(page, "fake.mp4")
     read_result(page, "fake.mp4")
     with page.expect_download() as waited:

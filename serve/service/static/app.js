@@ -146,6 +146,7 @@ function render() {
   const active = [...jobs.values()].filter((job) => !isEnded(job)).sort((a, b) => a.created_at.localeCompare(b.created_at));
   const ended = [...jobs.values()].filter(isEnded).sort((a, b) => b.created_at.localeCompare(a.created_at));
   place(at("work-list"), [...active.map(describeActive), ...sending.uploads.map(describeUpload)]);
+  at("work-title").textContent = active.length || sending.uploads.some((upload) => upload.state !== "failed") ? "In progress" : "Not taken";
   at("work").hidden = !active.length && !sending.uploads.length;
   place(at("history-list"), ended.filter((job, index) => unfolded || index < MOST_ROWS || job.id === shown).map(describeEnded));
   at("history-none").hidden = ended.length > 0;
@@ -232,7 +233,7 @@ async function open(id, focus) {
   result.hidden = false;
   document.title = `${job.verdict ? job.verdict.outcome.replaceAll("_", " ") : "Failed"}: ${say.showSigns(job.name)} · unmask`;
   render();
-  if (job.verdict) tellReport(job);
+  if (job.verdict) tellReport(jobs.get(id)); // which may know more by now
   if (focus) result.focus();
   result.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
 }
@@ -339,6 +340,7 @@ function report(error) {
     at("key-form").hidden = false;
     at("key").focus();
   }
+  if (error.status === 401 && !hasKey()) return; // the form says it
   at("trouble").textContent = error.message;
   at("trouble").hidden = false;
 }
@@ -364,7 +366,9 @@ function showModel(about) {
   const facts = Object.entries(names).filter(([name]) => model[name]).map(([name, title]) => [title, model[name]]);
   if (model.datasets) facts.push(["trained on", model.datasets.join(", ") || "not named"]);
   if (about.purpose) facts.push(["purpose", say.describePurpose(about.purpose)]);
-  if (about.default_preset) facts.push(["threshold", `the preset "${about.default_preset}"`]);
+  const preset = about.presets?.[about.default_preset];
+  facts.push(["threshold", preset ? `${say.formatProb(preset.value)}, the preset "${about.default_preset}"` : "chosen by whoever runs this service"]);
+  if (limits.max_pixels) facts.push(["frames", `of at most ${limits.max_pixels.toLocaleString("en")} pixels`]);
   fillFacts(at("model-facts"), facts);
   at("model").hidden = facts.length === 0;
 }
@@ -379,6 +383,7 @@ async function start() {
     return;
   }
   clearTrouble();
+  if (at("key-form").contains(document.activeElement)) at("files").focus();
   at("key-form").hidden = true;
   const asked = new URLSearchParams(location.hash.slice(1)).get("video");
   if (asked && !shown) open(asked, false);

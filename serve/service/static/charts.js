@@ -58,7 +58,8 @@ export function drawTimeline(track, end, verdict, text) {
     parts.push(line(0, 100, height(value), height(value), "grid"));
     parts.push(svg("text", { x: -6, y: height(value) + 4, "text-anchor": "end", class: "tick" }, String(value)));
   }
-  const step = STEPS.find((one) => end / one <= 6) ?? 86400 * Math.ceil(end / 86400 / 6);
+  const most = end < 3600 ? 6 : 4; // 1:00:00 is wide
+  const step = STEPS.find((one) => end / one <= most) ?? 86400 * Math.ceil(end / 86400 / most);
   for (let number = 0; number * step <= end; number += 1) {
     const left = place(number * step);
     parts.push(line(left, left, bottom, bottom + 4, "grid"), label(left, bottom + 17, formatClock(number * step, step < 1), anchor(left / 100), "tick"));

@@ -80,7 +80,7 @@ function tellFaces(verdict, faces) {
 
 function tellFace(track, face, end, verdict) {
   const count = track.clips.length;
-  const label = `P(fake) of face ${track.track} over time: ${face.text}; ${track.intervals.length} stretches above the threshold, named below`;
+  const label = `P(fake) of face ${track.track} over time: ${face.text}`;
   const rows = make("details", { ontoggle: () => rows.children.length > 1 || rows.append(makeClips(track)) }, make("summary", {}, `Table of ${count} clip${count === 1 ? "" : "s"}`));
   return make(
     "section",

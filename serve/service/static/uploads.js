@@ -110,5 +110,5 @@ export function tellUpload(upload) {
   if (upload.state === "waiting") return "Waits to be sent.";
   if (upload.state === "sending") return upload.ratio < 1 ? `Sending: ${Math.floor(100 * upload.ratio)} % of ${say.formatBytes(upload.file.size)}` : "Sent; the service looks at it.";
   if (upload.state === "resting") return `${upload.text} It is tried again in ${Math.max(0, Math.ceil((upload.retryAt - Date.now()) / 1000))} s.`;
-  return `Not taken. ${upload.text}`;
+  return upload.text;
 }
