@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from fastapi.testclient import TestClient
 
     from tests.service_client import GatedScorer
+    from tests.service_process import Service
 
+Start = Callable[..., "Service"]
 FACE = (48.0, 30.0, 112.0, 108.0)  # in the carphone footage
 
 
@@ -115,3 +117,21 @@ def client(held: GatedScorer, tmp_path: Path) -> Iterator[TestClient]:
 
     with serve(held, tmp_path) as client:
         yield client
+
+
+@pytest.fixture
+def start(pipeline: Pipeline, tmp_path: Path) -> Iterator[Start]:
+    """Starts services on one folder of data, with further options; ends those that still run."""
+    from tests.service_process import Service
+
+    started: list[Service] = []
+
+    def begin(*options: str, data: Path = tmp_path / "data") -> Service:
+        started.append(Service(pipeline.model, data, tmp_path / "log", *options))
+        return started[-1]
+
+    yield begin
+    for service in started:
+        service.process.kill()
+        service.process.wait()
+        service.client.close()

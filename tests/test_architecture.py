@@ -27,7 +27,7 @@ OWNERS = {
     "fastapi": {
         f"serve/service/{name}.py" for name in ("app", "door", "page", "problems", "scoring", "state", "videos")
     },
-    "uvicorn": {"serve/service/server.py"},
+    "uvicorn": {"serve/service/connections.py", "serve/service/server.py"},
     "sqlite3": {"serve/service/store.py"},
     "prometheus_client": {"serve/service/metrics.py"},
 }

@@ -17,8 +17,7 @@ from serve.service.engine import Engine
 from serve.service.page import make_page_router
 from serve.service.problems import install_problems
 
-# Beside those of short clips. They write uploads and follow jobs; the usual few would wait for one another.
-THREADS = 32
+THREADS = 32  # that write uploads and follow jobs; the usual few would wait for one another
 
 
 def make_app(engine: Engine, keys: Keys | None) -> FastAPI:
@@ -26,7 +25,7 @@ def make_app(engine: Engine, keys: Keys | None) -> FastAPI:
 
     @asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS + engine.settings.jobs))
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
         await asyncio.to_thread(engine.start)
         try:
             yield
@@ -41,7 +40,7 @@ def make_app(engine: Engine, keys: Keys | None) -> FastAPI:
     install_problems(app)
     for router in (make_page_router(), state.router, videos.router, scoring.router):
         app.include_router(router)
-    app.add_middleware(Edge, metrics=engine.metrics, local=keys is None)
+    app.add_middleware(Edge, metrics=engine.metrics, is_stopping=engine.stopping.is_set, local=keys is None)
     _describe_problems(app)
     return app
 

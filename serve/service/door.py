@@ -58,4 +58,6 @@ async def receive(engine: Engine, request: Request, most_bytes: int) -> Upload:
     """The body of a request, on the disk."""
     declared = request.headers.get("content-length", "")
     size = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 19 else None
-    return await engine.uploads.receive(request.stream(), size, most_bytes, engine.settings.patience_s)
+    return await engine.uploads.receive(
+        request.stream(), size, most_bytes, engine.settings.patience_s, engine.stopping.is_set
+    )

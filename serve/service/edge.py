@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,6 +21,10 @@ from serve.service.problems import ProblemError, answer_problem, answer_unexpect
 
 LOG = logging.getLogger("unmask.service")
 GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")  # a request id that a proxy before us has chosen
+# While a client goes on sending what was refused: without a byte, in all, and once the service stops.
+QUIET_S = 5.0
+LINGER_S = 30.0
+LAST_S = 1.0
 DEFAULTS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -37,8 +43,9 @@ class Edge:
     whose name was made to point here gets nothing.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, local: bool) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, is_stopping: Callable[[], bool], *, local: bool) -> None:
         self._app = app
+        self._is_stopping = is_stopping
         self._metrics = metrics
         self._local = local
 
@@ -51,16 +58,24 @@ class Edge:
         request_id = headers.get("x-request-id", "")
         request_id = request_id if GIVEN.fullmatch(request_id) else secrets.token_urlsafe(12)
         token = REQUEST_ID.set(request_id)
-        began, answer = time.monotonic(), _Answer(send, request_id)
+        began, body = time.monotonic(), _Body(receive, headers)
+        answer = _Answer(send, request_id, body)
         try:
-            if self._local and not _is_local(headers.get("host", "")):
+            if "content-length" in headers and "transfer-encoding" in headers:
+                # A proxy before us may have believed the other one.
+                problem = ProblemError(400, "two-lengths", "The request gives its length in two ways; give one.")
+                await answer_problem(problem, scope["path"])(scope, body, answer)
+            elif self._local and not _is_local(headers.get("host", "")):
                 problem = ProblemError(421, "wrong-host", "Without keys, the service answers to this machine only.")
-                await answer_problem(problem, scope["path"])(scope, receive, answer)
+                await answer_problem(problem, scope["path"])(scope, body, answer)
             else:
-                await self._answer(scope, receive, answer)
+                await self._answer(scope, body, answer)
         finally:
             self._note(scope, answer.status, time.monotonic() - began)
             REQUEST_ID.reset(token)
+        if answer.held:
+            await body.drain(self._is_stopping)
+            await answer.end()
 
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
@@ -83,14 +98,46 @@ class Edge:
         LOG.info("request", extra={"facts": {**facts, "client": client[0] if client else None}})
 
 
-class _Answer:
-    """Passes an answer on, with the headers that all have; `status` is 0 until there is one."""
+class _Body:
+    """Passes a request's body on, and knows whether more of it is to be expected."""
 
-    def __init__(self, send: Callable[[Message], Awaitable[Any]], request_id: str) -> None:
+    def __init__(self, receive: Receive, headers: Headers) -> None:
+        self.coming = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        """One message of it."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            self.coming = False
+        return message
+
+    async def drain(self, is_stopping: Callable[[], bool]) -> None:
+        """Reads what nobody wants, for a while."""
+        until = time.monotonic() + LINGER_S
+        quiet_s = QUIET_S
+        with suppress(TimeoutError):
+            while self.coming and time.monotonic() < until:
+                if is_stopping():
+                    until, quiet_s = min(until, time.monotonic() + LAST_S), LAST_S
+                async with asyncio.timeout(quiet_s):
+                    await self()
+
+
+class _Answer:
+    """Passes an answer on, with the headers that all have; `status` is 0 until there is one.
+
+    A connection that is closed while its client sends is reset, and the client may never read why it was refused: so
+    the end of such an answer is held back until the client has stopped, or for a while. The connection ends with it.
+    """
+
+    def __init__(self, send: Callable[[Message], Awaitable[Any]], request_id: str, body: _Body) -> None:
         self.status = 0
         self.gone = False
+        self.held = False
         self._send = send
         self._request_id = request_id
+        self._body = body
 
     async def __call__(self, message: Message) -> None:
         """One message of it."""
@@ -100,12 +147,22 @@ class _Answer:
             headers["X-Request-ID"] = self._request_id
             for name, value in DEFAULTS.items():
                 headers.setdefault(name, value)
+            if self._body.coming:
+                headers["Connection"] = "close"
             message["headers"] = headers.raw
+        elif self._body.coming and not message.get("more_body"):
+            self.held = True
+            message = {**message, "more_body": True}
         try:
             await self._send(message)
         except OSError:
             self.gone = True
             raise
+
+    async def end(self) -> None:
+        """Sends the end that was held back."""
+        with suppress(OSError):
+            await self._send({"type": "http.response.body", "body": b""})
 
 
 def _is_disconnect(error: BaseException) -> bool:

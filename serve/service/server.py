@@ -16,8 +16,10 @@ from extract.session import Device
 from serve.scorer import Scorer
 from serve.service.access import choose_keys
 from serve.service.app import make_app
+from serve.service.connections import Connection, allow_connections
 from serve.service.engine import Engine
 from serve.service.logs import start_logs
+from serve.service.memory import limit_arenas
 from serve.service.metrics import Metrics
 from serve.service.settings import Settings
 from serve.service.store import Store
@@ -45,6 +47,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings, model: Path, host: str, port: int, keys: Path | None, device: Device) -> None:
     """Serves a model until a signal ends it."""
+    limit_arenas()
     start_logs()
     known = choose_keys(host, keys)
     uploads = Uploads(settings.data)
@@ -53,9 +56,11 @@ def serve(settings: Settings, model: Path, host: str, port: int, keys: Path | No
     try:
         with Scorer.open(model, device, **settings.choices, jobs=settings.jobs, limits=settings.limits) as scorer:
             engine = Engine(settings, scorer, store, uploads, Metrics(), str(model))
+            Connection.most = allow_connections()
             config = uvicorn.Config(
                 make_app(engine, known), host=host, port=port, log_config=None, access_log=False, server_header=False,
                 proxy_headers=False, timeout_keep_alive=15, timeout_graceful_shutdown=GRACE_S, lifespan="on", ws="none",
+                http=Connection,
             )  # fmt: skip
             server = Server(config, engine)
             with suppress(SystemExit):  # uvicorn's own way to say that it could not bind

@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ from serve.service.jobs import make_id
 from serve.service.problems import ProblemError
 
 CHUNK_BYTES = 1 << 20
-SPARE_BYTES = 64 << 20  # of the disk, left for the database and the log
+LOOK_S = 0.25  # between two looks at whether the service stops
+LEAST_BYTES_PER_S = 1000  # of an upload; who sends less would hold a place in the queue for ever
+RETRY_SOON = {"Retry-After": "10"}
+SPARE_BYTES = 64 << 20  # of the disk, left for the database, the reports and the log
 
 
 @dataclass(frozen=True)
@@ -49,36 +53,39 @@ class Uploads:
         return self._reports / f"{job_id}.html"
 
     async def receive(
-        self, body: AsyncIterator[bytes], declared: int | None, most_bytes: int, patience_s: float
+        self,
+        body: AsyncIterator[bytes],
+        declared: int | None,
+        most_bytes: int,
+        patience_s: float,
+        is_stopping: Callable[[], bool],
     ) -> Upload:
         """Writes a request's body; raises ProblemError, or DiskError, and leaves nothing behind."""
         if declared is not None and declared > most_bytes:
             raise _refuse_size(most_bytes)
-        if declared is not None and shutil.disk_usage(self._uploads).free < declared + SPARE_BYTES:
-            raise DiskError(f"no space left in {self._uploads} for {declared} bytes; free some space")
+        self.require_room(declared or 0)
         upload_id = make_id()
         part = self._uploads / f"{upload_id}.part"
         try:
-            return await self._write(body, upload_id, part, most_bytes, patience_s)
+            return await self._write(_read_chunks(body, patience_s, is_stopping), upload_id, part, most_bytes)
         except BaseException:
             for path in (part, self.locate(upload_id)):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
             raise
 
-    async def _write(
-        self, body: AsyncIterator[bytes], upload_id: str, part: Path, most_bytes: int, patience_s: float
-    ) -> Upload:
+    async def _write(self, chunks: AsyncIterator[bytes], upload_id: str, part: Path, most_bytes: int) -> Upload:
         digest, size, pending = hashlib.sha256(), 0, bytearray()
         with translate_os_errors(part), part.open("xb", buffering=0) as file:
 
             def write(content: bytes) -> None:
+                self.require_room(len(content))
                 digest.update(content)
                 view = memoryview(content)
                 while view:
                     view = view[file.write(view) :]
 
-            while (chunk := await _read_chunk(body, patience_s)) is not None:
+            async for chunk in chunks:
                 size += len(chunk)
                 if size > most_bytes:
                     raise _refuse_size(most_bytes)
@@ -94,6 +101,11 @@ class Uploads:
         with translate_os_errors(path):
             await asyncio.to_thread(_settle, part, path)
         return Upload(upload_id, path, size, digest.hexdigest())
+
+    def require_room(self, size: int = 0) -> None:
+        """Raises DiskError where so many bytes more would leave too little for everything else."""
+        if shutil.disk_usage(self._uploads).free < size + SPARE_BYTES:
+            raise DiskError(f"no space left in {self._uploads} for {size} bytes; free some space")
 
     def copy_report(self, source_id: str, job_id: str) -> bool:
         """Gives a job the report of another; False where that has none."""
@@ -130,14 +142,35 @@ class Uploads:
         return len(stray)
 
 
-async def _read_chunk(body: AsyncIterator[bytes], patience_s: float) -> bytes | None:
-    try:
-        async with asyncio.timeout(patience_s):
-            return await anext(body, None)
-    except TimeoutError as error:
-        raise ProblemError(
-            408, "stalled", f"No byte of the upload came for {patience_s:g} seconds; send it again."
-        ) from error
+async def _read_chunks(
+    body: AsyncIterator[bytes], patience_s: float, is_stopping: Callable[[], bool]
+) -> AsyncIterator[bytes]:
+    """A request's body as it comes; raises ProblemError where hardly anything comes, or nobody will want it."""
+    came, until = 0, time.monotonic() + patience_s
+    while True:
+        # A task, as what is cancelled by a timeout would seem to have ended.
+        waiting = asyncio.ensure_future(anext(body, None))
+        try:
+            while not (await asyncio.wait({waiting}, timeout=min(LOOK_S, patience_s)))[0]:
+                _require_use(until, patience_s, is_stopping)
+        finally:
+            waiting.cancel()
+        chunk = waiting.result()
+        if chunk is None:
+            return
+        came += len(chunk)
+        if came >= LEAST_BYTES_PER_S * patience_s:
+            came, until = 0, time.monotonic() + patience_s
+        _require_use(until, patience_s, is_stopping)
+        yield chunk
+
+
+def _require_use(until: float, patience_s: float, is_stopping: Callable[[], bool]) -> None:
+    if is_stopping():
+        raise ProblemError(503, "stopping", "The service is stopping; send it again soon.", RETRY_SOON)
+    if time.monotonic() >= until:
+        detail = f"Hardly anything of the upload came for {patience_s:g} seconds; send it again."
+        raise ProblemError(408, "stalled", detail)
 
 
 def _settle(part: Path, path: Path) -> None:
