@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -78,6 +79,8 @@ class Engine:
         self._making: dict[str, Run] = {}
         self._receiving: Counter[str] = Counter()  # uploads under way, by owner
         self._at_once = 0
+        # Threads that score keep memory of their own: the fewer, the better.
+        self.scoring = ThreadPoolExecutor(settings.jobs, thread_name_prefix="at-once")
         self._threads: list[Thread] = []
 
     def start(self) -> None:
@@ -103,6 +106,7 @@ class Engine:
         for thread in self._threads:
             thread.join()
         self._threads = []
+        self.scoring.shutdown()
 
     def is_alive(self) -> bool:
         """Whether its threads work."""
@@ -186,6 +190,10 @@ class Engine:
         self.uploads.remove(job.id)
         self.uploads.remove_report(job.id)
         return True
+
+    def count_changes(self, job_id: str) -> tuple[int, float]:
+        """Stays equal as long as there is nothing new to tell of a job."""
+        return self.store.changes, self.tell_progress(job_id)[0]
 
     def tell_progress(self, job_id: str) -> tuple[float, float | None]:
         """Seconds of footage read, of so many where that is known."""

@@ -8,22 +8,29 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-LOOK_S = 0.25
+LOOK_S = 0.1
 ALIVE_S = 15.0
 
 Document = dict[str, Any]
 Read = Callable[[], tuple[Document, bool] | None]
 
 
-async def tell_changes(look: Read, show: Read, is_stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def tell_changes(
+    count_changes: Callable[[], object], look: Read, show: Read, is_stopping: Callable[[], bool]
+) -> AsyncIterator[bytes]:
     """Events for one client.
 
     `look` gives the job's document without its verdict and whether it is settled, `show` the same with the verdict;
-    both give None when the job was deleted.
+    both give None when the job was deleted. What `count_changes` gives, at hardly any cost, stays equal as long as
+    there is nothing new to see.
     """
-    last, said = None, time.monotonic()
+    last, said, known = None, time.monotonic(), None
     while not is_stopping():
-        seen = await asyncio.to_thread(look)
+        count = count_changes()
+        if count == known and time.monotonic() - said < ALIVE_S:
+            await asyncio.sleep(LOOK_S)
+            continue
+        known, seen = count, await asyncio.to_thread(look)
         if seen is not None and seen[0] != last:
             last = seen[0]
             seen = await asyncio.to_thread(show)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -40,7 +42,8 @@ async def score_video(request: Request, engine: Served, name: Name = "video") ->
 async def score_at_once(engine: Engine, request: Request, upload: Upload, name: str) -> dict[str, Any]:
     """The verdict's document; scoring stops when the client is gone or the service ends."""
     cancel = Event()
-    scoring = asyncio.create_task(asyncio.to_thread(engine.score_at_once, upload.path, name, cancel))
+    score = partial(copy_context().run, engine.score_at_once, upload.path, name, cancel)
+    scoring = asyncio.get_running_loop().run_in_executor(engine.scoring, score)
     try:
         while not scoring.done():
             await asyncio.wait({scoring}, timeout=LOOK_S)

@@ -49,6 +49,7 @@ class Store:
         """Opens or makes the database; raises FormatError for one that is not ours."""
         self._path = path
         self._lock = RLock()
+        self.changes = 0  # so far: who follows a job looks again only where this has moved
         self._served: dict[str, int] = {}  # owners, and whose turn was the how-manyeth
         self._turns = count(1)
         with self._translate():
@@ -260,6 +261,7 @@ class Store:
             try:
                 yield self._db
                 self._db.execute("COMMIT")
+                self.changes += 1
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -132,7 +133,7 @@ def follow_video(job_id: JobId, engine: Served, owner: Owner) -> StreamingRespon
         job = engine.store.find(job_id, owner)
         return None if job is None else (describe_job(engine, job), job.settled)
 
-    events = tell_changes(look, show, engine.stopping.is_set)
+    events = tell_changes(partial(engine.count_changes, job_id), look, show, engine.stopping.is_set)
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
