@@ -95,6 +95,11 @@ def test_the_unit_may_write_only_where_its_data_lie() -> None:
     assert str(parse(list_unit_arguments()).params["data"]) == f"%S/{unit['StateDirectory']}"
 
 
+def test_neither_lets_onnx_runtime_report_its_use() -> None:
+    for environment in (read_unit()["Environment"], read_image("ENV")):
+        assert "ORT_DISABLE_TELEMETRY=1" in environment.split()
+
+
 def test_the_image_is_built_of_everything_that_the_wheel_needs() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"}
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
