@@ -63,6 +63,8 @@ def test_identical_bytes_are_answered_from_the_stored_result(client: TestClient,
     first = await_report(client, send(client, clip))
     again = send(client, clip, "b.mp4")
     assert (again["state"], again["cached"], again["verdict"]["path"]) == ("done", True, "b.mp4")
+    assert again["explanation"] != first["explanation"]
+    assert {**again["explanation"], "file": []} == {**first["explanation"], "file": []}
     assert {**again["verdict"], "path": ""} == {**first["verdict"], "path": ""}
     assert (again["summary"], again["report"]) == (first["summary"], "ready")
     assert again["id"] != first["id"]
@@ -314,6 +316,7 @@ def test_the_model_is_told_with_its_presets_and_limits(client: TestClient, held:
     model = client.get("/v1/model").json()
     assert model["default_preset"] in model["presets"]
     assert model["presets"][model["default_preset"]]["value"] == held.ruling.value
+    assert (model["threshold"], model["tracks"]) == (held.ruling.value, held.tracks)
     assert (model["needs_key"], model["limits"]["max_duration_s"]) == (False, 3600.0)
 
 

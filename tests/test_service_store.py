@@ -14,6 +14,7 @@ from serve.service.jobs import Job, Report, State, make_id
 from serve.service.store import MOST_ATTEMPTS, Store
 
 PROBLEM = {"status": 500}
+TOLD = {"says": "so"}
 VERDICT: dict[str, Any] = {"outcome": "REAL", "reason": None, "p_fake": 0.25, "file": {"duration_s": 4.0}, "tracks": []}
 
 
@@ -65,7 +66,7 @@ def test_who_has_nothing_under_way_goes_before_who_has(tmp_path: Path) -> None:
     first, second = store.claim(), store.claim()
     assert first is not None
     assert second is not None
-    store.finish(second.id, VERDICT, Report.NONE, reusable=True)
+    store.finish(second.id, VERDICT, TOLD, Report.NONE, reusable=True)
     store.add(make_job("bert"), "")
     third = store.claim()
     assert third is not None
@@ -78,7 +79,7 @@ def test_a_report_waits_until_its_job_is_done_and_is_claimed_once(tmp_path: Path
     store.add(job, "")
     assert store.claim_report() is None
     store.claim()
-    store.finish(job.id, VERDICT, Report.WAITING, reusable=True)
+    store.finish(job.id, VERDICT, TOLD, Report.WAITING, reusable=True)
     assert store.count_reports() == 1
     assert store.list_settled(1e12) == set()
     claimed = store.claim_report()
@@ -95,7 +96,7 @@ def test_a_report_that_a_death_interrupted_waits_again_but_not_for_ever(tmp_path
     job = make_job(report=Report.WAITING)
     store.add(job, "")
     store.claim()
-    store.finish(job.id, VERDICT, Report.WAITING, reusable=True)
+    store.finish(job.id, VERDICT, TOLD, Report.WAITING, reusable=True)
     for _ in range(MOST_ATTEMPTS):
         assert store.claim_report() is not None
         store.close()
@@ -112,9 +113,9 @@ def test_a_list_has_the_summaries_and_not_the_verdicts(tmp_path: Path) -> None:
     job = make_job()
     store.add(job, "")
     store.claim()
-    store.finish(job.id, VERDICT, Report.NONE, reusable=True)
+    store.finish(job.id, VERDICT, TOLD, Report.NONE, reusable=True)
     (listed,) = store.list_newest("anna", 5)
-    assert listed.verdict is None
+    assert listed.verdict is listed.explanation is None
     assert listed.summary == {"outcome": "REAL", "reason": None, "p_fake": 0.25, "duration_s": 4.0}
 
 
@@ -122,9 +123,9 @@ def test_a_job_ends_once(tmp_path: Path) -> None:
     store = Store(tmp_path / "jobs.sqlite")
     job = make_job()
     store.add(job, "")
-    assert not store.finish(job.id, VERDICT, Report.NONE, reusable=True)
+    assert not store.finish(job.id, VERDICT, TOLD, Report.NONE, reusable=True)
     store.claim()
-    assert store.finish(job.id, VERDICT, Report.NONE, reusable=True)
+    assert store.finish(job.id, VERDICT, TOLD, Report.NONE, reusable=True)
     assert not store.fail(job.id, PROBLEM)
     assert not store.cancel(job.id, State.RUNNING)
     assert not store.put_back(job.id)
@@ -156,7 +157,7 @@ def test_only_the_owners_answer_under_the_same_terms_is_given_again(tmp_path: Pa
     for one in (job, passing):
         store.add(one, "terms")
         store.claim()
-        store.finish(one.id, VERDICT, Report.NONE, reusable=one is job)
+        store.finish(one.id, VERDICT, TOLD, Report.NONE, reusable=one is job)
     assert store.find_answer("anna", job.sha256, "terms") is not None
     assert store.find_answer("bert", job.sha256, "terms") is None
     assert store.find_answer("anna", job.sha256, "others") is None
@@ -172,11 +173,11 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     large = {**VERDICT, "tracks": "x" * 100_000}
     store._db.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size where that is more
     with pytest.raises(DiskError, match="full"):
-        store.finish(job.id, large, Report.NONE, reusable=True)
+        store.finish(job.id, large, TOLD, Report.NONE, reusable=True)
     assert store.count(State.RUNNING) == 1
     store.close()
     again = Store(path)
-    assert again.finish(job.id, large, Report.NONE, reusable=True)
+    assert again.finish(job.id, large, TOLD, Report.NONE, reusable=True)
     assert again._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

@@ -28,9 +28,14 @@ def describe_model(engine: Engine) -> dict[str, Any]:
             for name, threshold in contract.thresholds.items()
         },
         "default_preset": scorer.ruling.preset,
+        "threshold": scorer.ruling.value,
+        "uncertain": [scorer.ruling.low, scorer.ruling.high],
+        "prevalence": scorer.ruling.prevalence,
+        "tracks": scorer.tracks,
         "limits": {
             "max_size_bytes": settings.most_bytes,
             "max_duration_s": settings.most_duration_s,
+            "max_pixels": settings.most_pixels,
             "max_queued": settings.most_queued,
             "sync_max_size_bytes": settings.sync_bytes,
             "sync_max_duration_s": settings.sync_s,

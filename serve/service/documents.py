@@ -196,6 +196,10 @@ class ModelDocument(BaseModel):
     notices: list[str]
     presets: dict[str, dict[str, Any]]
     default_preset: str
+    threshold: float
+    uncertain: list[float]
+    prevalence: float | None
+    tracks: Literal["main", "all"]
     limits: dict[str, float]
     needs_key: bool
 

@@ -19,6 +19,7 @@ from threading import Condition, Event, Thread
 from typing import Any
 
 from extract.errors import CancelledError, DiskError, Reason, UnmaskError, VideoError
+from serve.explanation import explain
 from serve.results import Terms
 from serve.scorer import Scorer
 from serve.service.jobs import SETTLED, Job, Report, State, hide_path, rename_verdict, summarise
@@ -224,9 +225,10 @@ class Engine:
         report = job.report
         if report is Report.WAITING and answered.report is Report.READY:
             report = Report.READY if self.uploads.copy_report(answered.id, job.id) else report
+        explanation = explain(Verdict.from_document(verdict)).to_document()  # it names the file
         return replace(
             job, state=State.DONE, ended_at=time.time(), cached=True, report=report, summary=summarise(verdict),
-            verdict=verdict,
+            verdict=verdict, explanation=explanation,
         )  # fmt: skip
 
     def _work(self, claim: Callable[[], Callable[[], None] | None]) -> None:
@@ -292,7 +294,8 @@ class Engine:
         if report is Report.WAITING and self.store.count_reports() >= self.settings.most_queued:
             report = Report.READY if self._reporter.write_plain(job, verdict) else Report.NONE
         reusable = verdict.reason not in PASSING
-        write = partial(self.store.finish, job.id, document, report, reusable=reusable)
+        told = explain(verdict).to_document()
+        write = partial(self.store.finish, job.id, document, told, report, reusable=reusable)
         return _End(str(verdict.outcome), write, report)
 
     def _locate(self, job: Job) -> Path:

@@ -53,6 +53,7 @@ class Job:
     attempts: int = 0
     summary: dict[str, Any] | None = None
     verdict: dict[str, Any] | None = None
+    explanation: dict[str, Any] | None = None  # of the verdict, in words
     problem: dict[str, Any] | None = None
 
     @property

@@ -29,9 +29,10 @@ def tell_readiness(engine: Served) -> JSONResponse:
     if not engine.is_alive():
         raise ProblemError(503, "not-ready", "The service does not score: its threads have ended; restart it.")
     try:
+        engine.uploads.require_room()
         engine.store.require_writable()
     except UnmaskError as error:
-        raise ProblemError(503, "not-ready", "The database of jobs cannot be written.") from error
+        raise ProblemError(503, "not-ready", "The service's disk is full or cannot be written.") from error
     if engine.store.count(State.QUEUED) >= engine.settings.most_queued:
         raise ProblemError(503, "not-ready", "The queue is full.", {"Retry-After": "30"})
     return JSONResponse({"status": "ready"})

@@ -23,7 +23,7 @@ CREATE TABLE jobs (
     state TEXT NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, terms TEXT NOT NULL,
     created_at REAL NOT NULL, started_at REAL, ended_at REAL, cached INTEGER NOT NULL DEFAULT 0,
     report TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, reusable INTEGER NOT NULL DEFAULT 0,
-    summary TEXT, verdict TEXT, problem TEXT
+    summary TEXT, verdict TEXT, explanation TEXT, problem TEXT
 );
 CREATE INDEX jobs_by_state ON jobs (state, number);
 CREATE INDEX jobs_by_owner ON jobs (owner, number);
@@ -33,10 +33,10 @@ CREATE TABLE pulse (one INTEGER PRIMARY KEY, at REAL NOT NULL);
 """
 COLUMNS = (
     "id, owner, name, state, size_bytes, sha256, created_at, started_at, ended_at, cached, report, attempts, summary, "
-    "verdict, problem"
+    "verdict, explanation, problem"
 )
-LEAN = COLUMNS.replace("verdict", "NULL AS verdict")
-DOCUMENTS = ("summary", "verdict", "problem")
+LEAN = COLUMNS.replace("verdict, explanation", "NULL AS verdict, NULL AS explanation")
+DOCUMENTS = ("summary", "verdict", "explanation", "problem")
 ENDED = f"state IN ({', '.join(repr(str(state)) for state in ENDS)})"
 IS_SETTLED = f"{ENDED} AND report IN ({', '.join(repr(str(report)) for report in SETTLED)})"
 UNDER_WAY = "state = 'running' OR report = 'making'"
@@ -74,10 +74,11 @@ class Store:
         with self._change() as db:
             db.execute(
                 "INSERT INTO jobs (id, owner, name, state, size_bytes, sha256, terms, created_at, ended_at, cached, "
-                "report, reusable, summary, verdict) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, 1, ?, ?)",
+                "report, reusable, summary, verdict, explanation) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, 1, ?, ?, ?)",
                 (
                     job.id, job.owner, job.name, State.DONE, job.size_bytes, job.sha256, terms, job.created_at,
                     job.ended_at, job.report, json.dumps(job.summary), json.dumps(job.verdict),
+                    json.dumps(job.explanation),
                 ),
             )  # fmt: skip
 
@@ -89,12 +90,22 @@ class Store:
         """The same for a job that is done and whose report waits."""
         return self._claim("state = 'done' AND report = 'waiting'", "report = 'making'")
 
-    def finish(self, job_id: str, verdict: dict[str, Any], report: Report, *, reusable: bool) -> bool:
+    def finish(
+        self, job_id: str, verdict: dict[str, Any], explanation: dict[str, Any], report: Report, *, reusable: bool
+    ) -> bool:
         """Ends a running job with its verdict; False where it was not running."""
         return self._alter(
-            "UPDATE jobs SET state = 'done', ended_at = ?, attempts = 0, summary = ?, verdict = ?, report = ?, "
-            "reusable = ? WHERE id = ? AND state = 'running'",
-            (time.time(), json.dumps(summarise(verdict)), json.dumps(verdict), report, reusable, job_id),
+            "UPDATE jobs SET state = 'done', ended_at = ?, attempts = 0, summary = ?, verdict = ?, "
+            "explanation = ?, report = ?, reusable = ? WHERE id = ? AND state = 'running'",
+            (
+                time.time(),
+                json.dumps(summarise(verdict)),
+                json.dumps(verdict),
+                json.dumps(explanation),
+                report,
+                reusable,
+                job_id,
+            ),
         )
 
     def finish_report(self, job_id: str, report: Report) -> bool:

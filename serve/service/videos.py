@@ -10,14 +10,12 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
-from serve.explanation import explain
 from serve.service.documents import BYTES, JobDocument, JobsDocument, LinkDocument, list_problems
 from serve.service.door import Given, Name, Owner, Served, get_owner, receive, require_type
 from serve.service.engine import Engine
 from serve.service.events import tell_changes
 from serve.service.jobs import Job, Report, State, clean_name, format_time, to_document
 from serve.service.problems import ProblemError
-from serve.verdict import Verdict
 
 REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -42,8 +40,7 @@ def describe_lean(engine: Engine, job: Job) -> dict[str, Any]:
 
 def describe_job(engine: Engine, job: Job) -> dict[str, Any]:
     """The same with the verdict, and with what it means in words."""
-    told = None if job.verdict is None else explain(Verdict.from_document(job.verdict)).to_document()
-    return {**describe_lean(engine, job), "verdict": job.verdict, "explanation": told}
+    return {**describe_lean(engine, job), "verdict": job.verdict, "explanation": job.explanation}
 
 
 def find_job(engine: Engine, job_id: str, owner: str, *, lean: bool = False) -> Job:

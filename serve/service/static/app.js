@@ -366,8 +366,11 @@ function showModel(about) {
   const facts = Object.entries(names).filter(([name]) => model[name]).map(([name, title]) => [title, model[name]]);
   if (model.datasets) facts.push(["trained on", model.datasets.join(", ") || "not named"]);
   if (about.purpose) facts.push(["purpose", say.describePurpose(about.purpose)]);
-  const preset = about.presets?.[about.default_preset];
-  facts.push(["threshold", preset ? `${say.formatProb(preset.value)}, the preset "${about.default_preset}"` : "chosen by whoever runs this service"]);
+  if (about.threshold) {
+    const chosen = about.presets?.[about.default_preset] ? `the preset "${about.default_preset}"` : "chosen by whoever runs this service";
+    facts.push(["threshold", `${say.formatProb(about.threshold)}, ${chosen}`]);
+  }
+  if (about.tracks) facts.push(["faces that count", about.tracks === "all" ? "all" : "the main ones"]);
   if (limits.max_pixels) facts.push(["frames", `of at most ${limits.max_pixels.toLocaleString("en")} pixels`]);
   fillFacts(at("model-facts"), facts);
   at("model").hidden = facts.length === 0;
