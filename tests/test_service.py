@@ -81,9 +81,18 @@ def test_what_is_no_video_has_a_verdict_that_says_so(client: TestClient, tmp_pat
 
 def test_a_video_that_is_too_long_is_not_scored(client: TestClient, tmp_path: Path) -> None:
     path = write_video(tmp_path / "long.mp4", numbered_frames(30), [1000 * n for n in range(30)])
-    done = await_state(client, send(client, path.read_bytes()))
-    assert (done["verdict"]["outcome"], done["verdict"]["reason"]) == ("NOT_SCORABLE", "TOO_LARGE")
-    require_problem(client.post("/v1/score", content=path.read_bytes(), headers=VIDEO), 413)
+    for route in ("/v1/videos", "/v1/score"):
+        refused = require_problem(client.post(route, content=path.read_bytes(), headers=VIDEO), 413)
+        assert "20" in refused["detail"]
+    assert client.get("/v1/videos").json()["videos"] == []
+    assert list_uploads(tmp_path) == []
+
+
+def test_a_video_that_takes_long_to_open_waits_for_its_turn_like_any_other(
+    client: TestClient, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.service.engine.GLANCE_S", 0.0)
+    assert await_state(client, send(client, clip))["state"] == "done"
 
 
 def test_a_short_clip_is_answered_at_once_and_not_kept(client: TestClient, clip: bytes, tmp_path: Path) -> None:

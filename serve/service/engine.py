@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from threading import Condition, Event, Thread
+from threading import Condition, Event, Lock, Thread
 from typing import Any
 
 from extract.errors import CancelledError, DiskError, Reason, UnmaskError, VideoError
@@ -35,6 +35,7 @@ from serve.verdict import Verdict
 LOG = logging.getLogger("unmask.service")
 LOOK_S = 1.0  # between two looks into the queue where nobody called
 TIDY_S = 60.0
+GLANCE_S = 5.0  # to look at an upload before it waits
 RETRY_S = 1.0  # between two tries to write an end on a full disk
 # These say something of the machine as it was, not of the file.
 PASSING = (Reason.OUT_OF_MEMORY, Reason.TIMED_OUT, Reason.WORKER_DIED, Reason.DECODER_CRASHED, Reason.NOT_FOUND)
@@ -80,6 +81,7 @@ class Engine:
         self._making: dict[str, Run] = {}
         self._receiving: Counter[str] = Counter()  # uploads under way, by owner
         self._at_once = 0
+        self._glance = Lock()
         # Threads that score keep memory of their own: the fewer, the better.
         self.scoring = ThreadPoolExecutor(settings.jobs, thread_name_prefix="at-once")
         self._threads: list[Thread] = []
@@ -164,6 +166,7 @@ class Engine:
             self._drop_upload(job)
             self.metrics.cached.inc()
         else:
+            self._measure(upload.path)
             self.store.add(job, self.terms)
             self.metrics.accepted.inc()
         self._wake()
@@ -203,21 +206,35 @@ class Engine:
 
     def score_at_once(self, path: Path, name: str, cancel: Event) -> Verdict:
         """The verdict on a short clip; raises ProblemError for a longer one."""
-        try:
-            with self.scorer.read(path) as video:
-                duration_s = video.facts.duration_s
-        except VideoError:
-            duration_s = 0.0  # its verdict says what is wrong with it
+        duration_s = self._measure(path)
         if duration_s > self.settings.sync_s:
             raise ProblemError(
                 413, "too-long",
                 f"The video has {duration_s:.0f} seconds, and at most {self.settings.sync_s:g} are scored at once; "
                 "send it to /v1/videos.",
             )  # fmt: skip
-        verdict = rename_verdict(self.scorer.score(path, cancel=cancel), path, name)
-        if verdict.reason == Reason.TOO_LARGE:
-            raise ProblemError(413, "too-large", f"The video is larger than is scored here: {verdict.detail}.")
-        return verdict
+        return rename_verdict(self.scorer.score(path, cancel=cancel), path, name)
+
+    def _measure(self, path: Path) -> float:
+        """Seconds of footage, or 0 where a short look does not tell; what is wrong with a file its verdict will say.
+
+        Raises ProblemError for one that is longer, or has more pixels, than is scored here.
+        """
+        deadline = _Deadline(time.monotonic() + GLANCE_S)
+        if not self._glance.acquire(timeout=GLANCE_S):
+            return 0.0
+        try:
+            with self.scorer.read(path, deadline) as video:
+                return video.facts.duration_s
+        except VideoError as error:
+            if error.reason is Reason.TOO_LARGE:
+                detail = f"The video is larger than is scored here: {error.detail}."
+                raise ProblemError(413, "too-large", detail) from error
+        except CancelledError:
+            LOG.info("a file takes long to open", extra={"facts": {"upload": path.name}})
+        finally:
+            self._glance.release()
+        return 0.0
 
     def _answer(self, job: Job, answered: Job, verdict: dict[str, Any]) -> Job:
         """The job with the verdict on the same bytes, and with its report, where there is one by now."""
@@ -367,6 +384,17 @@ class Engine:
             self.uploads.remove_report(job_id)
         for job_id in self.uploads.list_ids() & self.store.list_settled(now - self.settings.keep_uploads_s):
             self.uploads.remove(job_id)
+
+
+@dataclass(frozen=True)
+class _Deadline:
+    """Cancels what takes longer."""
+
+    until: float
+
+    def is_set(self) -> bool:
+        """Whether it is over."""
+        return time.monotonic() >= self.until
 
 
 @dataclass(frozen=True)
