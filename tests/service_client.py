@@ -114,6 +114,14 @@ def list_uploads(data: Path) -> list[str]:
     return os.listdir(data / "uploads")
 
 
+def require_no_uploads(data: Path) -> None:
+    """They are deleted just after a job's end is told."""
+    until = time.monotonic() + PATIENCE_S
+    while list_uploads(data) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert list_uploads(data) == []
+
+
 def make_keys(folder: Path) -> Keys:
     """Those of anna and bert."""
     path = folder / "keys"

@@ -28,6 +28,7 @@ from tests.service_client import (
     await_state,
     list_uploads,
     make_keys,
+    require_no_uploads,
     require_problem,
     send,
     serve,
@@ -45,7 +46,7 @@ def test_a_video_is_scored_and_its_upload_deleted(client: TestClient, clip: byte
     assert done["verdict"]["outcome"] in ("REAL", "FAKE", "UNCERTAIN")
     assert (done["verdict"]["path"], done["verdict"]["sha256"]) == ("a.mp4", job["sha256"])
     assert {"purpose", "notices", "untrained_backbone"} <= done["verdict"].keys()
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
 
 
 def test_a_report_is_there_with_a_policy_of_its_own(client: TestClient, clip: bytes, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_identical_bytes_are_answered_from_the_stored_result(client: TestClient,
     assert again["id"] != first["id"]
     assert client.delete(first["links"]["self"]).status_code == 204
     assert client.get(again["links"]["report"]).status_code == 200
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
 
 
 def test_what_is_no_video_has_a_verdict_that_says_so(client: TestClient, tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_a_video_that_is_too_long_is_not_scored(client: TestClient, tmp_path: Pa
         refused = require_problem(client.post(route, content=path.read_bytes(), headers=VIDEO), 413)
         assert "20" in refused["detail"]
     assert client.get("/v1/videos").json()["videos"] == []
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
 
 
 def test_a_video_that_takes_long_to_open_waits_for_its_turn_like_any_other(
@@ -100,14 +101,14 @@ def test_a_short_clip_is_answered_at_once_and_not_kept(client: TestClient, clip:
     assert response.status_code == 200
     assert (response.json()["path"], response.json()["format"]) == ("s.mp4", "unmask-verdict/1")
     assert client.get("/v1/videos").json() == {"videos": [], "next": None}
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
 
 
 def test_a_clip_that_is_not_short_is_sent_elsewhere(held: GatedScorer, tmp_path: Path) -> None:
     with serve(held, tmp_path, sync_s=2.0) as client:
         response = client.post("/v1/score", content=carphone().read_bytes(), headers=VIDEO)
     assert "/v1/videos" in require_problem(response, 413)["detail"]
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
 
 
 def chunks(size: int) -> Iterator[bytes]:
@@ -120,7 +121,7 @@ def test_a_body_beyond_the_limit_leaves_nothing(held: GatedScorer, tmp_path: Pat
     with serve(held, tmp_path, most_bytes=100_000) as client:
         require_problem(client.post("/v1/videos", content=content(), headers=VIDEO), 413)
         assert client.get("/v1/videos").json() == {"videos": [], "next": None}
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["text/html", "multipart/form-data", "video/", "application/json", ""])
@@ -181,7 +182,7 @@ def test_a_job_is_cancelled_while_it_waits_and_while_it_runs(
     assert client.post(waiting["links"]["cancel"]).json()["state"] == "cancelled"
     assert client.post(running["links"]["cancel"]).json()["state"] == "cancelled"
     require_problem(client.post(running["links"]["cancel"]), 409)
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
     assert client.delete(running["links"]["self"]).status_code == 204
     require_problem(client.get(running["links"]["self"]), 404)
 
@@ -252,7 +253,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr("serve.service.uploads.os.fsync", refuse)
         require_problem(client.post("/v1/videos", content=clip, headers=VIDEO), 507)
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
     assert client.get("/v1/videos").json() == {"videos": [], "next": None}
     assert await_state(client, send(client, clip))["state"] == "done"
 
@@ -268,7 +269,7 @@ def test_stopping_puts_a_running_job_back_and_the_next_service_ends_it(
     held.gate.set()
     with serve(held, tmp_path) as client:
         assert [await_report(client, job)["state"] for job in jobs] == ["done", "done"]
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
 
 
 def test_uploads_and_results_are_kept_as_long_as_was_said(held: GatedScorer, clip: bytes, tmp_path: Path) -> None:
@@ -276,7 +277,7 @@ def test_uploads_and_results_are_kept_as_long_as_was_said(held: GatedScorer, cli
         job = await_report(client, send(client, clip))
         assert list_uploads(tmp_path) == [job["id"]]
     with serve(held, tmp_path, keep_uploads_s=0.0) as client:
-        assert list_uploads(tmp_path) == []
+        require_no_uploads(tmp_path)
         assert client.get(job["links"]["report"]).status_code == 200
     with serve(held, tmp_path, keep_results_s=0.001) as client:
         require_problem(client.get(job["links"]["self"]), 404)

@@ -28,6 +28,7 @@ from tests.service_client import (
     await_state,
     list_uploads,
     make_keys,
+    require_no_uploads,
     require_problem,
     send,
     serve,
@@ -82,7 +83,7 @@ def test_the_verdict_is_there_before_the_report(client: TestClient, clip: bytes,
 def test_a_report_that_nobody_wants_is_not_made(client: TestClient, clip: bytes, tmp_path: Path, gate: Gate) -> None:
     response = client.post("/v1/videos?report=false", content=clip, headers={"Content-Type": "video/mp4"})
     assert await_state(client, response.json())["report"] == "none"
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
     assert not gate.begun.is_set()
 
 
@@ -108,7 +109,7 @@ def test_a_stop_gives_a_report_up_and_the_next_service_makes_it(
     gate.open.set()
     with serve(held, tmp_path) as client:
         assert await_report(client, job)["report"] == "ready"
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
 
 
 def test_a_video_deleted_while_its_report_is_made_leaves_nothing(
@@ -120,7 +121,7 @@ def test_a_video_deleted_while_its_report_is_made_leaves_nothing(
     second = send(client, clip + b"1")
     gate.open.set()
     await_report(client, second)
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
     assert os.listdir(tmp_path / "reports") == [f"{second['id']}.html"]
 
 
@@ -139,6 +140,20 @@ def test_where_too_many_reports_wait_the_next_has_no_pictures_and_says_so(
         assert [await_report(client, job)["report"] for job in (first, second)] == ["ready", "ready"]
 
 
+def test_the_same_bytes_again_and_again_do_not_fill_the_disk(
+    held: GatedScorer, clip: bytes, tmp_path: Path, gate: Gate
+) -> None:
+    with serve(held, tmp_path, most_queued=2) as client:
+        await_state(client, send(client, clip))
+        assert gate.begun.wait(30)
+        again = [send(client, clip) for _ in range(5)]
+        assert [(job["cached"], job["report"]) for job in again] == [(True, "waiting")] * 2 + [(True, "ready")] * 3
+        assert len(list_uploads(tmp_path)) == 3
+        gate.open.set()
+        assert {await_report(client, job)["report"] for job in again} == {"ready"}
+    require_no_uploads(tmp_path)
+
+
 def test_a_report_that_cannot_be_written_or_fails_ends_and_the_verdict_stays(
     client: TestClient, clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +167,7 @@ def test_a_report_that_cannot_be_written_or_fails_ends_and_the_verdict_stays(
         done = await_report(client, send(client, clip + bytes([number])))
         assert (done["state"], done["report"]) == ("done", "none")
         assert done["verdict"]["p_fake"] is not None
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
 
 
 def test_identical_bytes_get_the_report_that_nobody_wanted_the_first_time(
@@ -163,7 +178,7 @@ def test_identical_bytes_get_the_report_that_nobody_wanted_the_first_time(
     again = send(client, clip)
     assert (again["cached"], again["report"]) == (True, "waiting")
     assert await_report(client, again)["report"] == "ready"
-    assert list_uploads(tmp_path) == []
+    require_no_uploads(tmp_path)
 
 
 def test_a_link_opens_one_report_without_the_key_and_not_for_ever(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,3 +107,16 @@ def test_threads_of_a_session_are_pinned_to_no_core(tmp_path: Path) -> None:
     threads = set(os.listdir("/proc/self/task")) - before
     assert opened.provider == CPU
     assert all(os.sched_getaffinity(int(thread)) == os.sched_getaffinity(0) for thread in threads)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_nobody_is_told_what_a_session_runs(tmp_path: Path) -> None:
+    model = make_tiny_backbone(tmp_path)
+    load = (
+        f"from extract.session import open_session; from pathlib import Path; open_session(Path({str(model)!r}), 'cpu')"
+    )
+    command = ["strace", "-f", "-e", "trace=connect", "-o", str(tmp_path / "calls"), sys.executable, "-c", load]
+    subprocess.run(command, check=True, env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": "."})
+    calls = (tmp_path / "calls").read_text(encoding="utf-8")
+    assert "AF_INET" not in calls
+    assert not (tmp_path / ".cache").exists()

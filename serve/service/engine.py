@@ -239,10 +239,11 @@ class Engine:
     def _answer(self, job: Job, answered: Job, verdict: dict[str, Any]) -> Job:
         """The job with the verdict on the same bytes, and with its report, where there is one by now."""
         verdict = {**verdict, "path": job.name}
-        report = job.report
-        if report is Report.WAITING and answered.report is Report.READY:
-            report = Report.READY if self.uploads.copy_report(answered.id, job.id) else report
-        explanation = explain(Verdict.from_document(verdict)).to_document()  # it names the file
+        spoken = Verdict.from_document(verdict)
+        explanation = explain(spoken).to_document()  # it names the file
+        copied = answered.report is Report.READY and job.report is Report.WAITING
+        copied = copied and self.uploads.copy_report(answered.id, job.id)
+        report = Report.READY if copied else self._plan_report(job, spoken)
         return replace(
             job, state=State.DONE, ended_at=time.time(), cached=True, report=report, summary=summarise(verdict),
             verdict=verdict, explanation=explanation,
@@ -307,13 +308,20 @@ class Engine:
     def _score(self, job: Job, run: Run) -> _End:
         path = self._locate(job)
         verdict = rename_verdict(self.scorer.score(path, run.note_progress, run), path, job.name)
-        report, document = job.report, verdict.to_document()
-        if report is Report.WAITING and self.store.count_reports() >= self.settings.most_queued:
-            report = Report.READY if self._reporter.write_plain(job, verdict) else Report.NONE
+        report, document = self._plan_report(job, verdict), verdict.to_document()
         reusable = verdict.reason not in PASSING
         told = explain(verdict).to_document()
         write = partial(self.store.finish, job.id, document, told, report, reusable=reusable)
         return _End(str(verdict.outcome), write, report)
+
+    def _plan_report(self, job: Job, verdict: Verdict) -> Report:
+        """Where the report stands once there is a verdict: one too many is made at once, without pictures."""
+        if job.report is not Report.WAITING:
+            return job.report
+        most, each = self.settings.most_queued, self.settings.most_queued_each
+        if self.store.count_reports() < most and self.store.count_reports(job.owner) < each:
+            return Report.WAITING
+        return Report.READY if self._reporter.write_plain(job, verdict) else Report.NONE
 
     def _locate(self, job: Job) -> Path:
         path = self.uploads.locate(job.id)

@@ -197,9 +197,10 @@ class Store:
         """An owner's jobs that wait."""
         return int(self._ask("SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = ?", (owner,)))
 
-    def count_reports(self) -> int:
-        """Reports that wait for their turn."""
-        return int(self._ask("SELECT count(*) FROM jobs WHERE state = 'done' AND report = 'waiting'", ()))
+    def count_reports(self, owner: str | None = None) -> int:
+        """Reports that wait for their turn, of everybody or of one owner."""
+        whose, values = ("", ()) if owner is None else ("AND owner = ?", (owner,))
+        return int(self._ask(f"SELECT count(*) FROM jobs WHERE state = 'done' AND report = 'waiting' {whose}", values))  # noqa: S608
 
     def find_position(self, job: Job) -> int | None:
         """A waiting job's place, from 1, where every other owner's turn comes before its own each time."""
