@@ -79,16 +79,11 @@ class Service:
         raise AssertionError([job for job in jobs if job["state"] not in ENDS][:3])
 
     def ask(self, request: bytes, patience_s: float = PATIENCE_S) -> bytes:
-        """What comes back for bytes on a connection of their own, until it is closed or nothing comes any more."""
-        answer = b""
+        """What comes back for bytes on a connection of their own."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=patience_s) as client:
             with suppress(OSError):  # reset before it has read all
                 client.sendall(request)
-            with suppress(OSError):
-                while chunk := client.recv(1 << 16):
-                    answer += chunk
-                    client.settimeout(QUIET_S)
-        return answer
+            return read_answer(client)
 
     def list_children(self) -> list[int]:
         """Processes that it has begun and not ended."""
@@ -111,3 +106,18 @@ class Service:
         code = self.process.wait(PATIENCE_S)
         self.client.close()
         return code
+
+
+def read_answer(client: socket.socket) -> bytes:
+    """What comes until the connection is closed, or nothing comes any more."""
+    answer = b""
+    with suppress(OSError):
+        while chunk := client.recv(1 << 16):
+            answer += chunk
+            client.settimeout(QUIET_S)
+    return answer
+
+
+def read_status(answer: bytes) -> int:
+    """Of a raw answer."""
+    return int(answer.split(b" ", 2)[1])

@@ -8,8 +8,6 @@ import sys
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_S = 20.0  # for the whole head of a request
-STUCK_S = 60.0  # without a byte of an answer taken
 MOST_DESCRIPTORS = 8192
 CROWDED = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 10\r\nContent-Length: 0\r\n\r\n"
 LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -19,6 +17,8 @@ class Connection(H11Protocol):
     """The server's, which by itself waits for ever and takes descriptors until none are left to score with."""
 
     most = 256
+    head_s = 20.0  # for the whole head of a request
+    stuck_s = 60.0  # without a byte of an answer taken
     _late: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
 
@@ -28,7 +28,7 @@ class Connection(H11Protocol):
         if len(self.connections) > self.most:
             self._end(CROWDED)
         else:
-            self._late = self.loop.call_later(HEAD_S, self._end, b"")
+            self._late = self.loop.call_later(self.head_s, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends."""
@@ -41,17 +41,21 @@ class Connection(H11Protocol):
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
             self._late = _stop(self._late)
         elif self._late is None:
-            self._late = self.loop.call_later(HEAD_S, self._end, LATE)
+            self._late = self.loop.call_later(self.head_s, self._give_up)
 
     def pause_writing(self) -> None:
         """The client does not take its answer as fast as it is given."""
         super().pause_writing()
-        self._stuck = self.loop.call_later(STUCK_S, self.transport.abort)
+        self._stuck = self.loop.call_later(self.stuck_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         """It does again."""
         self._stuck = _stop(self._stuck)
         super().resume_writing()
+
+    def _give_up(self) -> None:
+        begun, _ = self.conn.trailing_data
+        self._end(LATE if begun else b"")
 
     def _end(self, answer: bytes) -> None:
         if not self.transport.is_closing():
