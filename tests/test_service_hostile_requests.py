@@ -9,10 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 from tests.conftest import Pipeline, Start
 from tests.media import carphone
-from tests.service_client import ANNA, KEYS, make_keys
+from tests.service_client import (
+    ANNA,
+    BERT,
+    KEYS,
+    VIDEO,
+    GatedScorer,
+    await_report,
+    make_keys,
+    require_problem,
+    send,
+    serve,
+)
 from tests.service_process import Service, read_status
 
 POST = b"POST /v1/videos HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: video/mp4\r\n"
@@ -97,6 +109,30 @@ def test_no_name_leads_anywhere(service_once: Service, name: str) -> None:
     assert {path for path in service_once.data.rglob("*") if path.suffix != ".html"} <= before | {
         service_once.data / f"jobs.sqlite-{kind}" for kind in ("wal", "shm")
     }
+
+
+def test_every_route_of_a_video_is_closed_to_others(held: GatedScorer, tmp_path: Path, clip: bytes) -> None:
+    with serve(held, tmp_path / "data", make_keys(tmp_path)) as client:
+        job = await_report(client, send(client, clip, **ANNA), **ANNA)
+        paths = client.get("/openapi.json").json()["paths"]
+        routes = [(method, path) for path, operations in paths.items() for method in operations if "{id}" in path]
+        assert len(routes) >= 6
+        for method, path in routes:
+            link = path.replace("{id}", job["id"])
+            require_problem(client.request(method, link), 401)
+            require_problem(client.request(method, link, headers={"Authorization": "Basic YW5uYTphbm5h"}), 401)
+            require_problem(client.request(method, link, headers={"Authorization": f"Bearer {KEYS['anna']}x"}), 401)
+            require_problem(client.request(method, link, params={"key": KEYS["anna"]}), 401)
+            require_problem(client.request(method, link, headers=BERT), 404)
+        assert client.get(job["links"]["self"], headers=ANNA).json() == job
+
+
+def test_no_client_chooses_an_id(client: TestClient, clip: bytes) -> None:
+    job = client.post("/v1/videos?id=mine&name=a", content=clip, headers={**VIDEO, "X-Job-ID": "mine"}).json()
+    assert len(job["id"]) == 32
+    assert job["id"] != send(client, clip)["id"]
+    assert client.put("/v1/videos/mine", content=clip, headers=VIDEO).status_code == 405
+    assert client.get("/v1/videos/mine").status_code == 404
 
 
 def test_keys_and_odd_names_leave_the_log_whole_and_secret(start: Start, tmp_path: Path) -> None:
