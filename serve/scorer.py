@@ -251,9 +251,9 @@ class Scorer:
 
 
 def make_decoders(jobs: int = 1, limits: MediaLimits | None = None) -> DecoderPool:
-    """Decoders for `jobs` files at once, which share the processors, and for a look at one more."""
+    """Decoders for `jobs` files at once, which share the processors; two more are kept for those who look at a file."""
     threads = max(1, count_processors() // jobs)
-    return DecoderPool(lambda: DecoderProcess(threads=threads, limits=limits or MediaLimits()), most_idle=jobs + 1)
+    return DecoderPool(lambda: DecoderProcess(threads=threads, limits=limits or MediaLimits()), most_idle=jobs + 2)
 
 
 class _Either:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -102,6 +103,12 @@ def test_a_port_that_is_taken_is_said(pipeline: Pipeline, tmp_path: Path) -> Non
     assert "address already in use" in done.stderr
 
 
+def dawdle(content: bytes) -> Iterator[bytes]:
+    for at in range(0, len(content), len(content) // 10):
+        yield content[at : at + len(content) // 10]
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ten_kills_at_any_moment_lose_no_accepted_job(start: Start, tmp_path: Path) -> None:
@@ -116,7 +123,10 @@ def test_ten_kills_at_any_moment_lose_no_accepted_job(start: Start, tmp_path: Pa
             body, report = content + f"{client} {number}".encode(), str(number % 5 == 0)
             try:
                 response = running[-1].client.post(
-                    "/v1/videos", params={"report": report}, content=body, headers={"Content-Type": "video/mp4"}
+                    "/v1/videos",
+                    params={"report": report},
+                    content=body if client else dawdle(body),  # so that a kill finds one in the middle
+                    headers={"Content-Type": "video/mp4"},
                 )
             except (httpx.HTTPError, RuntimeError):
                 time.sleep(0.2)  # killed meanwhile: whether it was taken nobody knows
@@ -139,7 +149,10 @@ def test_ten_kills_at_any_moment_lose_no_accepted_job(start: Start, tmp_path: Pa
     jobs = service.await_settled(600)
     states = {job["id"]: job["state"] for job in jobs}
     assert len(states) == len(jobs)
-    assert {states.get(job) for job in accepted} == {"done"}
+    assert {states.get(job) for job in accepted} <= {"done", "failed"}
+    failed = [job["problem"]["type"] for job in jobs if job["state"] == "failed"]
+    assert set(failed) <= {"/problems/died"}  # of one that three of the kills found running
+    assert len(failed) <= 3
     assert service.list_files("uploads") == []
     assert {f"{job['id']}.html" for job in jobs if job["report"] == "ready"} == set(service.list_files("reports"))
-    print(f"{len(accepted)} accepted, {len(jobs)} known")  # noqa: T201 - what a report on this run tells
+    print(f"{len(accepted)} accepted, {len(jobs)} known, {len(failed)} given up")  # noqa: T201 - what a report on this run tells
