@@ -166,7 +166,7 @@ class Engine:
             self._drop_upload(job)
             self.metrics.cached.inc()
         else:
-            self._measure(upload.path)
+            self._measure(upload.path, name)
             self.store.add(job, self.terms)
             self.metrics.accepted.inc()
         self._wake()
@@ -206,7 +206,7 @@ class Engine:
 
     def score_at_once(self, path: Path, name: str, cancel: Event) -> Verdict:
         """The verdict on a short clip; raises ProblemError for a longer one."""
-        duration_s = self._measure(path)
+        duration_s = self._measure(path, name)
         if duration_s > self.settings.sync_s:
             raise ProblemError(
                 413, "too-long",
@@ -215,7 +215,7 @@ class Engine:
             )  # fmt: skip
         return rename_verdict(self.scorer.score(path, cancel=cancel), path, name)
 
-    def _measure(self, path: Path) -> float:
+    def _measure(self, path: Path, name: str) -> float:
         """Seconds of footage, or 0 where a short look does not tell; what is wrong with a file its verdict will say.
 
         Raises ProblemError for one that is longer, or has more pixels, than is scored here.
@@ -228,10 +228,11 @@ class Engine:
                 return video.facts.duration_s
         except VideoError as error:
             if error.reason is Reason.TOO_LARGE:
-                detail = f"The video is larger than is scored here: {error.detail}."
+                said = hide_path(error.detail, path, name).partition("; for a file that you trust")[0]
+                detail = f"The video is larger than is scored here: {said}."
                 raise ProblemError(413, "too-large", detail) from error
-        except CancelledError:
-            LOG.info("a file takes long to open", extra={"facts": {"upload": path.name}})
+        except UnmaskError as error:
+            LOG.info("a file tells nothing at a glance", extra={"facts": {"upload": path.name, "error": str(error)}})
         finally:
             self._glance.release()
         return 0.0
