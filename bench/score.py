@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
 from typing import Any
 
 import click
@@ -28,7 +27,7 @@ import numpy as np
 
 from bench.clips import repeat_clip, write_clip
 from bench.extract import Decoded
-from bench.memory import sum_memory
+from bench.memory_watch import MB, MemoryWatch
 from bench.model import make_model
 from bench.turns import measure, take_turns
 from export.bundle import open_model_folder
@@ -43,7 +42,6 @@ from extract.versions import read_versions
 from serve.clip_model import ClipModel
 from serve.scorer import Scorer
 
-MB = 1 << 20
 ROOT = Path(__file__).parent.parent
 PARTS = ("wall", "cold", "hour", "install")
 CLIP_S = 10.0
@@ -190,27 +188,19 @@ def measure_hour(model: Path, folder: Path) -> dict[str, Any]:
     """An hour of 1080p in a process of its own, with the decoder's: time, and the most memory of both together."""
     film = repeat_clip(write_clip(folder / "hd.mp4", 1080, CLIP_S), folder / "hour.mp4", HOUR)
     command = [sys.executable, "-m", "unmask", "score", str(model), str(film), "--json", "--device", "cpu"]
-    most, done = 0, Event()
     begun = time.perf_counter()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-
-        def watch() -> None:
-            nonlocal most
-            while not done.wait(1.0):
-                most = max(most, sum_memory(process.pid))
-
-        watcher = Thread(target=watch)
-        watcher.start()
+    with (
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process,
+        MemoryWatch(process.pid, 1.0) as watch,
+    ):
         printed, _ = process.communicate()
-        done.set()
-        watcher.join()
     verdict = json.loads(printed)
     film.unlink()
     return {
         "size_mb": round(verdict["file"]["size_bytes"] / MB),
         "clips": sum(len(track["clips"]) for track in verdict["tracks"]),
         "wall_s": round(time.perf_counter() - begun, 1),
-        "most_memory_mb": round(most / MB),
+        "most_memory_mb": watch.most_mb,
     }
 
 

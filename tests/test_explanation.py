@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from serve.explanation import MOST_STRETCHES, explain
+from pydantic import TypeAdapter
+
+from serve.explanation import MOST_STRETCHES, Explanation, explain
 from serve.intervals import find_intervals
-from serve.service.documents import ExplanationDocument
+from serve.service.documents import JobDocument
 from serve.verdict import Outcome
 from serve.words import EVEN_ODDS, UNKNOWN_RATES, list_limits
 from tests.verdicts import ODDS, make_clip, make_track, make_unscorable, make_verdict
@@ -24,7 +26,9 @@ def test_an_explanation_can_be_sent_as_json() -> None:
 
 def test_an_explanation_is_what_the_interface_says_it_is() -> None:
     told = explain(make_verdict(odds=ODDS)).to_document()
-    assert json.loads(ExplanationDocument.model_validate(told).model_dump_json()) == json.loads(json.dumps(told))
+    assert JobDocument.model_fields["explanation"].annotation == Explanation | None
+    described = TypeAdapter(Explanation)
+    assert json.loads(described.dump_json(described.validate_python(told))) == json.loads(json.dumps(told))
 
 
 def test_signs_that_steer_a_screen_are_written_out() -> None:

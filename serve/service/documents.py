@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from serve.explanation import Explanation
 from serve.service.problems import MEDIA_TYPE
 
 PROBLEM: dict[str, Any] = {
@@ -110,42 +111,6 @@ class VerdictDocument(BaseModel):
     notices: list[str]
 
 
-class TableDocument(BaseModel):
-    """Rows under a title; the first cell of a row names it."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    note: str
-
-
-class FaceDocument(BaseModel):
-    """What is said of a face."""
-
-    track: int
-    text: str
-    stretches: list[str]
-
-
-class ExplanationDocument(BaseModel):
-    """The verdict in the sentences and rows of its report; what there is nothing to say of is empty."""
-
-    says: str
-    decision: str
-    reason: str
-    caution: str
-    scale: str
-    threshold: str
-    rates: TableDocument | None
-    unknown_rates: str
-    odds: TableDocument | None
-    even_odds: str
-    faces: list[FaceDocument]
-    file: list[tuple[str, str]]
-    model: list[tuple[str, str]]
-    limits: list[str]
-
-
 class LeanJobDocument(BaseModel):
     """One uploaded video and what became of it, without the verdict's details.
 
@@ -176,7 +141,7 @@ class JobDocument(LeanJobDocument):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**JOB, "verdict": None, "explanation": None}]})
     verdict: VerdictDocument | None
-    explanation: ExplanationDocument | None
+    explanation: Explanation | None
 
 
 class JobsDocument(BaseModel):

@@ -24,7 +24,7 @@ from serve.results import Terms
 from serve.scorer import Scorer
 from serve.service.jobs import SETTLED, Job, Report, State, hide_path, rename_verdict, summarise
 from serve.service.metrics import Metrics
-from serve.service.problems import UNEXPECTED, ProblemError, describe_problem
+from serve.service.problems import UNEXPECTED, ProblemError, describe_problem, refuse_stopping
 from serve.service.reporter import Reporter
 from serve.service.settings import Settings
 from serve.service.store import Store
@@ -120,7 +120,7 @@ class Engine:
         """A place in the queue for an upload that is about to come; raises ProblemError where there is none."""
         self.require_running()
         with self._changed:
-            own = self.store.count_queued(owner) + self._receiving[owner]
+            own = self.store.count(State.QUEUED, owner) + self._receiving[owner]
             if self.store.count(State.QUEUED) + self._receiving.total() >= self.settings.most_queued:
                 raise _refuse_queue(f"{self.settings.most_queued} videos wait already")
             if own >= self.settings.most_queued_each:
@@ -152,7 +152,7 @@ class Engine:
     def require_running(self) -> None:
         """Raises ProblemError while the service stops."""
         if self.stopping.is_set():
-            raise ProblemError(503, "stopping", "The service is stopping; send it again soon.", {"Retry-After": "10"})
+            raise refuse_stopping()
 
     def accept(self, upload: Upload, owner: str, name: str, *, report: bool) -> Job:
         """Takes in an upload: answered at once where its owner had these bytes answered before, else it waits."""
@@ -242,8 +242,8 @@ class Engine:
         verdict = {**verdict, "path": job.name}
         spoken = Verdict.from_document(verdict)
         explanation = explain(spoken).to_document()  # it names the file
-        copied = answered.report is Report.READY and job.report is Report.WAITING
-        copied = copied and self.uploads.copy_report(answered.id, job.id)
+        both = job.report is Report.WAITING and answered.report is Report.READY
+        copied = both and self.uploads.copy_report(answered.id, job.id)
         report = Report.READY if copied else self._plan_report(job, spoken)
         return replace(
             job, state=State.DONE, ended_at=time.time(), cached=True, report=report, summary=summarise(verdict),

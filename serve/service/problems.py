@@ -33,6 +33,11 @@ class ProblemError(Exception):
         self.headers = dict(headers or {})
 
 
+def refuse_stopping() -> ProblemError:
+    """What a service that stops answers to all that is new or unfinished."""
+    return ProblemError(503, "stopping", "The service is stopping; send it again soon.", {"Retry-After": "10"})
+
+
 def describe_problem(status: int, name: str, detail: str, instance: str = "") -> dict[str, Any]:
     """The document of a problem; without a name it says no more than its status."""
     return {

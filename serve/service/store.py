@@ -189,18 +189,13 @@ class Store:
         )
         return found[0] if found else None
 
-    def count(self, state: State) -> int:
-        """Jobs in a state."""
-        return int(self._ask("SELECT count(*) FROM jobs WHERE state = ?", (state,)))
-
-    def count_queued(self, owner: str) -> int:
-        """An owner's jobs that wait."""
-        return int(self._ask("SELECT count(*) FROM jobs WHERE state = 'queued' AND owner = ?", (owner,)))
+    def count(self, state: State, owner: str | None = None) -> int:
+        """Jobs in a state, of everybody or of one owner."""
+        return self._count("state = ?", state, owner)
 
     def count_reports(self, owner: str | None = None) -> int:
         """Reports that wait for their turn, of everybody or of one owner."""
-        whose, values = ("", ()) if owner is None else ("AND owner = ?", (owner,))
-        return int(self._ask(f"SELECT count(*) FROM jobs WHERE state = 'done' AND report = 'waiting' {whose}", values))  # noqa: S608
+        return self._count("state = 'done' AND report = ?", Report.WAITING, owner)
 
     def find_position(self, job: Job) -> int | None:
         """A waiting job's place, from 1, where every other owner's turn comes before its own each time."""
@@ -296,6 +291,10 @@ class Store:
         with self._lock, self._translate():
             row = self._db.execute(statement, values).fetchone()
         return None if row is None else row[0]
+
+    def _count(self, where: str, value: str, owner: str | None) -> int:
+        whose, values = ("", (value,)) if owner is None else (" AND owner = ?", (value, owner))
+        return int(self._ask(f"SELECT count(*) FROM jobs WHERE {where}{whose}", values))  # noqa: S608
 
     def _list_ids(self, rest: str, values: Sequence[object]) -> set[str]:
         with self._lock, self._translate():

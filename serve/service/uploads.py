@@ -15,12 +15,11 @@ from pathlib import Path
 from extract.errors import DiskError
 from extract.files import translate_os_errors
 from serve.service.jobs import make_id
-from serve.service.problems import ProblemError
+from serve.service.problems import ProblemError, refuse_stopping
 
 CHUNK_BYTES = 1 << 20
 LOOK_S = 0.25  # between two looks at whether the service stops
 LEAST_BYTES_PER_S = 1000  # of an upload; who sends less would hold a place in the queue for ever
-RETRY_SOON = {"Retry-After": "10"}
 SPARE_BYTES = 64 << 20  # of the disk, left for the database, the reports and the log
 
 
@@ -167,7 +166,7 @@ async def _read_chunks(
 
 def _require_use(until: float, patience_s: float, is_stopping: Callable[[], bool]) -> None:
     if is_stopping():
-        raise ProblemError(503, "stopping", "The service is stopping; send it again soon.", RETRY_SOON)
+        raise refuse_stopping()
     if time.monotonic() >= until:
         detail = f"Hardly anything of the upload came for {patience_s:g} seconds; send it again."
         raise ProblemError(408, "stalled", detail)
