@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -34,8 +33,15 @@ def work(trial: int, epochs: int = 2, learning_rate: float = 1e-3) -> Work:
     return Work(trial, SMALL, FitConfig(epochs=epochs, learning_rate=learning_rate))
 
 
-def list_processes(name: str) -> list[int]:
-    return [p.pid or 0 for p in multiprocessing.active_children() if p.name == name]
+def list_processes(name: str) -> list[BaseProcess]:
+    return [process for process in multiprocessing.active_children() if process.name == name]
+
+
+def kill_processes(name: str) -> None:
+    """Ends them, and waits until they have ended: an idle one that is dying still counts as alive for a moment."""
+    for process in list_processes(name):
+        process.kill()
+        process.join()
 
 
 def hear(crew: Crew, go_on: bool = True) -> list[Event]:
@@ -87,8 +93,7 @@ def test_trials_of_the_same_choices_have_the_same_figures_in_any_worker(crew: Cr
 def test_the_death_of_a_worker_is_told_with_its_signal_and_another_takes_over(crew: Crew) -> None:
     crew.start(work(7, epochs=100_000))
     crew.wait()
-    for pid in list_processes("sweep_serve"):
-        os.kill(pid, signal.SIGKILL)
+    kill_processes("sweep_serve")
     assert hear(crew)[-1] == Death(7, "signal 9, Killed")
     crew.start(work(8))
     assert isinstance(hear(crew)[-1], TrialEnd)
@@ -98,7 +103,7 @@ def test_a_sweep_without_its_features_ends_with_a_sentence(cache: Path) -> None:
     others = list_processes("sweep_keep")
     with Crew(cache, Plan(device="cpu")) as crew:
         (keeper,) = set(list_processes("sweep_keep")) - set(others)
-        os.kill(keeper, signal.SIGKILL)
+        keeper.kill()
         with pytest.raises(UnmaskError, match=r"features ended \(signal 9, Killed\); the same command continues"):
             crew.wait()
 
