@@ -15,6 +15,7 @@ class MediaLimits:
     """Checked against what the header and the packets say, before a frame is decoded; the first two while it runs.
 
     The defaults let pass 8K, phones at 240 frames a second, a day of CCTV, and a film with a track for every language.
+    For a file that you trust, give `Scorer.open` or `DecoderProcess` others.
     """
 
     # Of address space, for the decoder process. 8K HEVC in ten bits takes 1.6 GiB, 1080p at most 0.8.

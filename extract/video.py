@@ -222,10 +222,7 @@ def open_video(path: Path, threads: int = 0, limits: MediaLimits = DEFAULT_LIMIT
 
 def describe_shortage(path: Path) -> str:
     """What to say of a file whose reading failed for want of memory."""
-    return (
-        f"reading {path} takes more memory than a decoder may have; for a file that you trust, raise `memory_bytes` "
-        "of MediaLimits"
-    )
+    return f"reading {path} takes more memory than FFmpeg gives, or a decoder may have (`memory_bytes` of MediaLimits)"
 
 
 def _require_file(path: Path) -> None:
@@ -260,8 +257,7 @@ def _require_modest_packets(facts: VideoFacts, path: Path, limits: MediaLimits) 
 
 
 def _refuse(path: Path, found: str, most: str, limit: str) -> NoReturn:
-    detail = f"{path} {found}; at most {most}; for a file that you trust, raise `{limit}` of MediaLimits"
-    raise VideoError(Reason.TOO_LARGE, detail)
+    raise VideoError(Reason.TOO_LARGE, f"{path} {found}; at most {most} (`{limit}` of MediaLimits)")
 
 
 def count_threads(asked: int, pixels: int, limits: MediaLimits) -> int:

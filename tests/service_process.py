@@ -96,6 +96,13 @@ class Service:
         """Its lines."""
         return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
 
+    def await_log(self, words: str) -> None:
+        """Until it has written a line with these words."""
+        until = time.monotonic() + PATIENCE_S
+        while words not in self.log.read_text(encoding="utf-8"):
+            assert time.monotonic() < until, words
+            time.sleep(0.1)
+
     def list_files(self, kind: str) -> list[str]:
         """Names of uploads, or of reports."""
         return os.listdir(self.data / kind)

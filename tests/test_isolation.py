@@ -139,10 +139,10 @@ def test_launching_does_not_wait_and_a_process_that_died_at_once_is_explained(mo
     slow = "import time; time.sleep(0.7); raise SystemExit('no such thing')"
     monkeypatch.setattr(isolation, "COMMAND", (sys.executable, "-c", slow))
     decoder = DecoderProcess()
-    begun = time.monotonic()
     decoder.launch()
-    assert time.monotonic() - begun < 0.6
-    time.sleep(1.5)
+    assert decoder._process is not None
+    assert decoder._process.poll() is None  # it sleeps
+    decoder._process.wait()
     with pytest.raises(UnmaskError, match="does not start: no such thing"):
         decoder.open(carphone())
 
@@ -230,13 +230,14 @@ def test_a_name_that_no_file_can_have_is_refused_and_the_next_file_read(decoder:
 def test_a_file_that_hangs_is_given_up_as_soon_as_nobody_waits_for_it(tmp_path: Path, faulty: DecoderProcess) -> None:
     path = write_video(tmp_path / "hang.mp4", numbered_frames(20))
     cancel = Event()
+    faulty._limit_s = 60
     frames = faulty.open(path, cancel).read_at(np.array([0.1, 0.3, 0.5, 0.7]))
     next(frames)
     Timer(0.3, cancel.set).start()
     begun = time.monotonic()
     with pytest.raises(CancelledError, match=r"reading .*hang.mp4 was cancelled"):
         list(frames)
-    assert time.monotonic() - begun < 1.2  # sooner than the limit of 1.5 s
+    assert time.monotonic() - begun < 30  # sooner than the limit
 
 
 def test_a_reader_whose_decoder_is_ended_hears_that_and_nothing_of_a_crash(
@@ -284,7 +285,7 @@ def test_a_decoder_that_listens_no_more_is_given_up_or_cancelled(cancelled: bool
     begun = time.monotonic()
     with pytest.raises(CancelledError if cancelled else VideoError, match=r"was cancelled|TIMED_OUT"):
         list(video.read_at(np.linspace(0, 4, 20_000)))  # more than a pipe holds
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     assert decoder._process is None
 
 

@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -128,12 +127,10 @@ def test_ctrl_c_ends_soon_and_says_how_to_go_on(pipeline: Pipeline, tmp_path: Pa
         for _ in range(2):  # the head, and the first verdict
             process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said == "unmask: stopped; the same command continues\n"
-    assert time.monotonic() - begun < 10  # a second or so on a quiet machine
-    assert len(read_lines((tmp_path / "r.jsonl").read_text())) >= 1
+    assert 1 <= len(read_lines((tmp_path / "r.jsonl").read_text())) < 10  # however slow the machine, not all
 
 
 def test_a_person_sees_lines_and_a_bar_that_does_not_stand_in_them(pipeline: Pipeline, grey: Path) -> None:

@@ -80,6 +80,33 @@ def test_jobs_under_way_when_the_disk_fills_up_end_once_there_is_room(start: Sta
     require_whole(service, jobs)
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_report_that_finds_its_disk_full_is_there_once_there_is_room(start: Start, disk: Path, stop: bool) -> None:
+    data = disk.parent / "data"
+    data.mkdir()
+    (data / "reports").symlink_to(disk)
+    service = start(data=data).await_ready()
+    fill(disk / "filler", leave=8192)
+    job = service.send(carphone().read_bytes())
+    service.await_log("cannot be written")
+    assert service.list_states() == {job["id"]: "done"}
+    if stop:
+        assert service.end(signal.SIGTERM) == 0
+        service = start(data=data)
+    (disk / "filler").unlink(missing_ok=True)  # a service that starts deletes what belongs to no job
+    require_whole(service.await_ready(), {job["id"]})
+    assert [path.name for path in disk.iterdir()] == [f"{job['id']}.html"]
+
+
+def test_a_first_start_on_a_full_disk_is_refused_in_a_sentence(start: Start, disk: Path) -> None:
+    fill(disk / "filler")
+    service = start(data=disk / "data")
+    assert service.process.wait(60) == 1
+    (said,) = service.log.read_text(encoding="utf-8").splitlines()
+    assert said.startswith("unmask: ")
+    assert "free some space" in said
+
+
 @pytest.mark.slow
 def test_a_kill_on_a_full_disk_loses_nothing(start: Start, disk: Path) -> None:
     service = start(data=disk / "data").await_ready()

@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from extract.errors import CancelledError, DiskError, FormatError
+from extract.files import write_text
 from extract.isolation import Cancel
 from serve.evidence import Evidence
 from serve.service.events import LOOK_S
@@ -154,19 +155,31 @@ def test_the_same_bytes_again_and_again_do_not_fill_the_disk(
     require_no_uploads(tmp_path)
 
 
-def test_a_report_that_cannot_be_written_or_fails_ends_and_the_verdict_stays(
+def test_a_report_that_fails_ends_and_the_verdict_stays(
     client: TestClient, clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults = iter([DiskError("full"), RuntimeError("secret")])
+    def fail(*_: Any) -> None:
+        raise RuntimeError("secret")
 
-    def refuse(*_: Any) -> None:
-        raise next(faults)
+    monkeypatch.setattr("serve.service.reporter.render_report", fail)
+    done = await_report(client, send(client, clip))
+    assert (done["state"], done["report"]) == ("done", "none")
+    assert done["verdict"]["p_fake"] is not None
+    require_no_uploads(tmp_path)
 
-    monkeypatch.setattr("serve.service.reporter.write_report", refuse)
-    for number in range(2):
-        done = await_report(client, send(client, clip + bytes([number])))
-        assert (done["state"], done["report"]) == ("done", "none")
-        assert done["verdict"]["p_fake"] is not None
+
+def test_a_report_waits_for_room_on_the_disk(
+    client: TestClient, clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = iter([DiskError("full")])
+
+    def write(path: Path, text: str) -> None:
+        for fault in full:
+            raise fault
+        write_text(path, text)
+
+    monkeypatch.setattr("serve.service.reporter.write_text", write)
+    assert await_report(client, send(client, clip))["report"] == "ready"
     require_no_uploads(tmp_path)
 
 

@@ -409,7 +409,7 @@ def test_ctrl_c_ends_a_fifo_with_a_summary(pipeline: Pipeline, tmp_path: Path) -
         assert process.stdout is not None
         before = [json.loads(process.stdout.readline()) for _ in range(8)]
         process.send_signal(signal.SIGINT)
-        rest, said = process.communicate(timeout=30)
+        rest, said = process.communicate(timeout=120)
     os.close(held[0])
     assert (process.returncode, said) == (0, "")
     assert [line["kind"] for line in before] == ["header"] + ["frame"] * 7

@@ -228,8 +228,7 @@ class Engine:
                 return video.facts.duration_s
         except VideoError as error:
             if error.reason is Reason.TOO_LARGE:
-                said = hide_path(error.detail, path, name).partition("; for a file that you trust")[0]
-                detail = f"The video is larger than is scored here: {said}."
+                detail = f"The video is larger than is scored here: {hide_path(error.detail, path, name)}."
                 raise ProblemError(413, "too-large", detail) from error
         except UnmaskError as error:
             LOG.info("a file tells nothing at a glance", extra={"facts": {"upload": path.name, "error": str(error)}})
@@ -340,8 +339,8 @@ class Engine:
     def _make_report(self, job: Job, run: Run) -> None:
         report = Report.NONE
         try:
-            report = Report.READY if self._reporter.write(job, run) else Report.NONE
-            write = partial(self.store.finish_report, job.id, report)
+            write = partial(self._publish, job, self._reporter.prepare(job, run))
+            report = Report.READY
         except CancelledError:
             write = partial(self.store.put_back_report, job.id)
         except Exception:
@@ -358,13 +357,19 @@ class Engine:
         self.metrics.reports.labels(str(report)).inc()
         LOG.info("a report ended", extra={"facts": {"job": job.id, "end": str(report)}})
 
+    def _publish(self, job: Job, write_page: Callable[[], None]) -> bool:
+        write_page()
+        return self.store.finish_report(job.id, Report.READY)
+
     def _insist(self, job: Job, write: Callable[[], bool]) -> bool:
-        """Writes how something ended, or that it waits again; tries until there is room on the disk."""
+        """Writes what became of a job, or that it waits again; tries until there is room on the disk."""
         while True:
             try:
                 return write()
             except DiskError as error:
-                LOG.error("the end of a job cannot be written", extra={"facts": {"job": job.id, "error": str(error)}})
+                LOG.error(
+                    "what became of a job cannot be written", extra={"facts": {"job": job.id, "error": str(error)}}
+                )
                 if self.stopping.wait(RETRY_S):
                     return False  # it still counts as under way, and is found at the next start
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from extract.errors import DiskError, UnmaskError
+from extract.files import write_text
 from extract.isolation import Cancel
 from serve.evidence import Evidence
 from serve.examiner import Exhibit
-from serve.report import write_report
+from serve.report import render_report
 from serve.scorer import Scorer
 from serve.service.jobs import Job, hide_path
 from serve.service.uploads import Uploads
@@ -30,8 +32,8 @@ class Reporter:
         self._uploads = uploads
         self._model = model
 
-    def write(self, job: Job, cancel: Cancel) -> bool:
-        """The page with exhibits from the job's video; False where it cannot be written.
+    def prepare(self, job: Job, cancel: Cancel) -> Callable[[], None]:
+        """The page with exhibits from the job's video; what comes back writes it, or raises DiskError.
 
         Raises CancelledError soon after `cancel` is set.
         """
@@ -40,17 +42,17 @@ class Reporter:
         path = self._uploads.locate(job.id)
         shown = Verdict.from_document(job.verdict)
         exhibits, missing = self._evidence.gather(replace(shown, path=str(path)), path, cancel)
-        return self._write(job, shown, exhibits, hide_path(missing, path, job.name))
+        return self._render(job, shown, exhibits, hide_path(missing, path, job.name))
 
     def write_plain(self, job: Job, verdict: Verdict) -> bool:
-        """The page without exhibits, which says that there was no time for them."""
-        return self._write(job, verdict, (), CROWDED)
-
-    def _write(self, job: Job, verdict: Verdict, exhibits: Sequence[Exhibit], missing: str) -> bool:
-        target = self._uploads.locate_report(job.id)
+        """The page without exhibits, which says that there was no time for them; False where it cannot be written."""
         try:
-            write_report(target, verdict, exhibits, datetime.now(UTC), self._model, missing)
+            self._render(job, verdict, (), CROWDED)()
         except DiskError as error:
             LOG.error("a report cannot be written", extra={"facts": {"job": job.id, "error": str(error)}})
             return False
         return True
+
+    def _render(self, job: Job, verdict: Verdict, exhibits: Sequence[Exhibit], missing: str) -> Callable[[], None]:
+        page = render_report(verdict, exhibits, datetime.now(UTC), self._model, missing)
+        return partial(write_text, self._uploads.locate_report(job.id), page)
