@@ -83,10 +83,13 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; an error of ours becomes its sentence and its exit code."""
-        from extract.errors import UnmaskError
+        from extract.errors import STOPPED, UnmaskError
 
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("unmask: stopped", err=True)
+            sys.exit(STOPPED)
         except UnmaskError as error:
             click.echo(f"unmask: {error}", err=True)
             sys.exit(error.exit_code)

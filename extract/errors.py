@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
+STOPPED = 130  # the exit code after Ctrl-C
+
 
 class UnmaskError(Exception):
     """Base of all errors that are shown to a user as one sentence."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from extract.errors import STOPPED
 from extract.options import DEVICE
 from serve.options import take_choices
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from serve.scorer import Scorer
 
 HIT = 3  # exit code of --fail-on
-STOPPED = 130  # of Ctrl-C
 
 
 @click.command("score")

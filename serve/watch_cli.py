@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from extract.options import DEVICE
+from serve.options import PRESET, THRESHOLD, TRACKS
 
 if TYPE_CHECKING:
     from extract.session import Device
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("source")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document a line: header, frames, clips, summary.")
-@click.option("--preset", default=None, help="Which of the model's thresholds decides; its default one unless given.")
-@click.option("--threshold", type=float, default=None, help="A threshold of your own, without an UNCERTAIN band.")
+@PRESET
+@THRESHOLD
 @click.option("--window", "window_s", type=float, default=30.0, show_default=True, help="Seconds that the score is of.")
 @click.option("--fps", type=float, default=None, help="Frames a second to score; the contract's unless given.")
-@click.option("--tracks", type=click.Choice(["main", "all"]), default=None, help="Faces that count; the contract's.")
+@TRACKS
 @click.option("--realtime", is_flag=True, help="Read a file no faster than it plays.")
 @click.option("--for", "most_s", type=click.FloatRange(min=0, min_open=True), default=None, help="Seconds of footage.")
 @DEVICE

@@ -100,6 +100,19 @@ main(["train", {str(tmp_path / "f.h5")!r}, "--out", {str(tmp_path / "run")!r}])
     )
 
 
+def test_ctrl_c_while_a_command_is_loaded_ends_it_with_a_word() -> None:
+    code = """
+import sys
+import unmask
+def interrupt(name):
+    raise KeyboardInterrupt
+unmask.import_module = interrupt
+unmask.main(["score"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "unmask: stopped\n")
+
+
 def test_the_library_is_imported_without_torch() -> None:
     code = "import sys; from unmask import Scorer, Verdict; print('torch' in sys.modules, 'onnx' in sys.modules)"
     assert run_python(code).split() == ["False", "False"]
