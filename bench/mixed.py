@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-import httpx
+import httpx2
 
 from bench.service import ENDS, VIDEO, Client, label
 
@@ -68,7 +68,7 @@ class Wanderer:
             self._ledger.acts[act.__name__] += 1
         try:
             act()
-        except httpx.TransportError:
+        except httpx2.TransportError:
             with self._ledger.lock:
                 self._ledger.broken += 1
 
@@ -161,7 +161,7 @@ class Wanderer:
         while job is not None and self._ask("GET", f"/v1/videos/{job}").json()["state"] not in ENDS:
             time.sleep(0.5)
 
-    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def _ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
         answer = self._client.http.request(method, path, **more)
         self._ledger.note(answer.status_code)
         return answer

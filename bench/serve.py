@@ -30,7 +30,7 @@ from bench.memory_watch import MB, MemoryWatch, fit_slope
 from bench.mixed import count_ends, wander
 from bench.model import make_model
 from bench.score import describe_model
-from bench.service import ROOT, Service, Way, send_all, write_labelled
+from bench.service import ROOT, RunningService, Way, run_service, send_all, write_labelled
 from bench.turns import measure
 from extract.demo_clips import locate_footage
 from extract.isolation import count_decoders
@@ -105,7 +105,7 @@ Run = Callable[[Sequence[Path]], Turn]
 
 def measure_clients(model: Path, paths: Sequence[Path], folder: Path, rounds: int) -> dict[str, Any]:
     """Throughput of the service for several numbers of clients, and of the command line, in turns; then reports."""
-    with Service(model, folder) as service, Scorer.open(model, "cpu", jobs=count_decoders()) as scorer:
+    with run_service(model, folder / "clients") as service, Scorer.open(model, "cpu", jobs=count_decoders()) as scorer:
         runs: dict[str, Run] = {
             "score_many": lambda some: Turn(measure(lambda: score_warm(scorer, some))[0]),
             "process": lambda some: Turn(measure(lambda: score_cold(model, some))[0]),
@@ -127,7 +127,7 @@ def measure_clients(model: Path, paths: Sequence[Path], folder: Path, rounds: in
     }
 
 
-def visit(service: Service, clients: int, paths: Sequence[Path]) -> Turn:
+def visit(service: RunningService, clients: int, paths: Sequence[Path]) -> Turn:
     """So many clients of the service send all files."""
     ways = send_all(service.address, paths, clients)
     return Turn(max(way.verdict_s for way in ways) - begin(ways), [way.latency_s for way in ways])
@@ -185,7 +185,7 @@ def compare_rates(ours: Sequence[Turn], theirs: Sequence[Turn]) -> float:
     return round(statistics.median(b.seconds / a.seconds for a, b in zip(ours, theirs, strict=True)), 3)
 
 
-def measure_reports(model: Path, service: Service, paths: Sequence[Path], folder: Path) -> dict[str, Any]:
+def measure_reports(model: Path, service: RunningService, paths: Sequence[Path], folder: Path) -> dict[str, Any]:
     """The same with reports, once: until all verdicts are there, and until all reports are."""
     ways = send_all(service.address, paths, len(paths), report=True)
     verdicts_s = max(way.verdict_s for way in ways) - begin(ways)
@@ -208,7 +208,7 @@ def measure_large(model: Path, folder: Path) -> dict[str, Any]:
     """Four uploads of ten minutes in 1080p at the same time: memory of the service with its decoders, and time."""
     film = repeat_clip(write_clip(folder / "hd.mp4", 1080, 10.0), folder / "long.mp4", LONG_S // 10)
     paths = write_labelled([film], folder / "long", LONG)
-    with Service(model, folder) as service, MemoryWatch(service.pid, 0.25) as watch:
+    with run_service(model, folder / "large") as service, MemoryWatch(service.process.pid, 0.25) as watch:
         idle = watch.samples[0].memory_mb
         ways = send_all(service.address, paths, LONG, report=True)
         errors = service.count_errors()
@@ -230,8 +230,8 @@ def measure_large(model: Path, folder: Path) -> dict[str, Any]:
 def measure_mixed(model: Path, films: Sequence[Path], folder: Path, lasts_s: int) -> dict[str, Any]:
     """Whether memory stays where it is while clients do at random all that they can."""
     contents = [film.read_bytes() for film in films]
-    with Service(model, folder) as service:
-        with MemoryWatch(service.pid, 1.0) as watch:
+    with run_service(model, folder / "mixed") as service:
+        with MemoryWatch(service.process.pid, 1.0) as watch:
             ledger = wander(service.address, contents, WANDERERS, lasts_s)
         begun = time.perf_counter()
         ends = count_ends(service.address, ledger)

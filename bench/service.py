@@ -13,12 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import httpx
+import httpx2
 
 ROOT = Path(__file__).parent.parent
 VIDEO = {"Content-Type": "video/mp4"}
@@ -30,45 +30,59 @@ SETTLED = ("none", "ready")
 MOST_LISTED = 500
 
 
-class Service:
-    """The service on a free port of this machine, ready; its jobs and its log lie in a folder of its own."""
+class RunningService:
+    """The service on a free port of this machine, on the processor."""
 
-    def __init__(self, model: Path, folder: Path, *options: str) -> None:
-        """Starts it with its default options, but for `options`, on the processor."""
+    def __init__(self, model: Path, data: Path, log: Path, *options: str) -> None:
+        """Starts it with its default options, but for `options`; what it logs is added to `log`."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}"
-        self._log = folder / "service.log"
-        command = [sys.executable, "-m", "unmask", "serve", str(model), "--data", str(folder / "service")]
-        with self._log.open("wb") as stderr:
-            self._process = subprocess.Popen(
-                [*command, "--port", str(port), "--device", "cpu", *options], cwd=ROOT, stderr=stderr
-            )
-        self.pid = self._process.pid
+            self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.data, self.log = data, log
+        command = [sys.executable, "-m", "unmask", "serve", str(model), "--data", str(data), "--port", str(self.port)]
+        with log.open("ab") as stderr:
+            self.process = subprocess.Popen([*command, "--device", "cpu", *options], cwd=ROOT, stderr=stderr)
 
-    def __enter__(self) -> Service:
+    def await_ready(self) -> Self:
+        """Until it takes videos; raises RuntimeError where it does not."""
         until = time.monotonic() + START_S
-        while time.monotonic() < until and self._process.poll() is None:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{self.address}/readyz").status_code == 200:
-                    return self
-            time.sleep(0.1)
-        self._process.kill()
-        raise RuntimeError(f"the service did not start: {self._log.read_text(encoding='utf-8')}")
+        with httpx2.Client(base_url=self.address) as client:
+            while time.monotonic() < until and self.process.poll() is None:
+                with suppress(httpx2.TransportError):
+                    if client.get("/readyz").status_code == 200:
+                        return self
+                time.sleep(0.1)
+        self.process.kill()
+        raise RuntimeError(f"the service did not start: {self.log.read_text(encoding='utf-8')}")
 
-    def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
+    def end(self, sign: int) -> int:
+        """Sends a signal and waits for the end; says how it ended."""
+        self.process.send_signal(sign)
         try:
-            self._process.wait(STOP_S)
+            return self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            return self.process.wait()
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Its lines."""
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
 
     def count_errors(self) -> int:
         """Lines of its log that tell of an error."""
-        lines = self._log.read_text(encoding="utf-8").splitlines()
-        return sum('"level": "error"' in line for line in lines)
+        return sum(line["level"] == "error" for line in self.read_log())
+
+
+@contextmanager
+def run_service(model: Path, folder: Path) -> Iterator[RunningService]:
+    """A service that is ready, in a folder that it may have to itself."""
+    folder.mkdir()
+    service = RunningService(model, folder / "data", folder / "log").await_ready()
+    try:
+        yield service
+    finally:
+        service.end(signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Client:
     """Somebody who sends videos, and waits for each."""
 
     def __init__(self, address: str) -> None:
-        self.http = httpx.Client(base_url=address, timeout=PATIENCE_S)
+        self.http = httpx2.Client(base_url=address, timeout=PATIENCE_S)
 
     def __enter__(self) -> Client:
         return self

@@ -68,6 +68,7 @@ def serve(scorer: Scorer, data: Path, keys: Keys | None = None, **choices: Any) 
     data.mkdir(exist_ok=True)
     store = Store(data / "jobs.sqlite")
     engine = Engine(Settings(data, **choices), scorer, store, Uploads(data), Metrics(), "model/")
+    engine.recover()
     try:
         with TestClient(make_app(engine, keys), base_url="http://127.0.0.1") as client:
             yield client

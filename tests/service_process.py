@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
-ROOT = Path(__file__).parent.parent
-VIDEO = {"Content-Type": "video/mp4"}
+from bench.service import ENDS, VIDEO, RunningService
+
 PATIENCE_S = 60.0
 QUIET_S = 0.3  # after which an answer is taken to be whole
-ENDS = ("done", "failed", "cancelled")
 
 
-class Service:
-    """`unmask serve` on a port of its own."""
+class Service(RunningService):
+    """`unmask serve` with one job at a time, and a client of it."""
 
     def __init__(self, model: Path, data: Path, log: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.log, self.data = log, data
-        command = [sys.executable, "-m", "unmask", "serve", str(model), "--data", str(data), "--port", str(self.port)]
-        with log.open("ab") as stderr:
-            self.process = subprocess.Popen(
-                [*command, "--jobs", "1", "--device", "cpu", *options], cwd=ROOT, stderr=stderr
-            )
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S)
-
-    def await_ready(self) -> Service:
-        """Until it takes videos."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until and self.process.poll() is None:
-            try:
-                if self.client.get("/readyz").status_code == 200:
-                    return self
-            except httpx.TransportError:
-                time.sleep(0.1)
-        raise AssertionError(self.log.read_text(encoding="utf-8"))
+        super().__init__(model, data, log, "--jobs", "1", *options)
+        self.client = httpx2.Client(base_url=self.address, timeout=PATIENCE_S)
 
     def send(self, content: bytes) -> dict[str, Any]:
         """One upload."""
@@ -92,10 +70,6 @@ class Service:
         )
         return [int(pid) for pid in found.stdout.split()]
 
-    def read_log(self) -> list[dict[str, Any]]:
-        """Its lines."""
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
-
     def await_log(self, words: str) -> None:
         """Until it has written a line with these words."""
         until = time.monotonic() + PATIENCE_S
@@ -109,8 +83,7 @@ class Service:
 
     def end(self, sign: int) -> int:
         """Sends a signal and waits for the end."""
-        self.process.send_signal(sign)
-        code = self.process.wait(PATIENCE_S)
+        code = super().end(sign)
         self.client.close()
         return code
 

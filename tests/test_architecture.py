@@ -25,7 +25,8 @@ OWNERS = {
     "ray": {"extract/ray_runner.py"},
     "tritonclient": {"export/triton.py"},
     "fastapi": {
-        f"serve/service/{name}.py" for name in ("app", "door", "page", "problems", "scoring", "state", "videos")
+        f"serve/service/{name}.py"
+        for name in ("app", "door", "methods", "page", "problems", "scoring", "state", "videos")
     },
     "uvicorn": {"serve/service/connections.py", "serve/service/server.py"},
     "sqlite3": {"serve/service/store.py"},

@@ -16,12 +16,12 @@ from itertools import count
 from pathlib import Path
 from threading import Event, Lock
 
-import httpx
+import httpx2
 import pytest
 
+from bench.service import ROOT
 from tests.conftest import Pipeline, Start
 from tests.media import carphone
-from tests.service_process import ROOT
 
 PATIENCE_S = 60.0
 
@@ -128,7 +128,7 @@ def test_ten_kills_at_any_moment_lose_no_accepted_job(start: Start, tmp_path: Pa
                     content=body if client else dawdle(body),  # so that a kill finds one in the middle
                     headers={"Content-Type": "video/mp4"},
                 )
-            except (httpx.HTTPError, RuntimeError):
+            except (httpx2.HTTPError, RuntimeError):
                 time.sleep(0.2)  # killed meanwhile: whether it was taken nobody knows
                 continue
             assert response.status_code == 202, response.text

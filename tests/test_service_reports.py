@@ -202,12 +202,12 @@ def test_a_link_opens_one_report_without_the_key_and_not_for_ever(
         link = client.post(jobs[0]["links"]["report_link"], headers=ANNA).json()
         assert client.get(link["href"]).status_code == 200
         ticket = link["href"].partition("?")[2]
-        require_problem(client.get(f"{jobs[1]['links']['report']}?{ticket}", headers=ANNA), 403)
-        require_problem(client.get(f"{jobs[0]['links']['report']}?{ticket[:-1]}g"), 403)
+        require_problem(client.get(f"{jobs[1]['links']['report']}?{ticket}", headers=ANNA), 401)
+        require_problem(client.get(f"{jobs[0]['links']['report']}?{ticket[:-1]}g"), 401)
         require_problem(client.get(f"{jobs[0]['links']['self']}?{ticket}"), 401)
         later = time.time() + LIFE_S + 1
         monkeypatch.setattr("serve.service.tickets.time.time", lambda: later)
-        require_problem(client.get(link["href"]), 403)
+        require_problem(client.get(link["href"]), 401)
 
 
 @pytest.mark.parametrize("ticket", ["", ":", "::", "anna:x:y", "anna:-1:y", f"anna:{'9' * 20}:y", "\ud800:1:é"])

@@ -11,6 +11,9 @@ from pathlib import Path
 from extract.errors import FormatError, UsageError
 
 LOCAL = "local"  # the owner of everything where no keys are
+# What a refusal asks for (RFC 6750), and what it says of a key or ticket that came and does not hold.
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="unmask"'}
+INVALID = {"WWW-Authenticate": 'Bearer realm="unmask", error="invalid_token"'}
 LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
 
 

@@ -14,6 +14,7 @@ from serve.service.access import Keys
 from serve.service.documents import ProblemDocument, list_problems
 from serve.service.edge import Edge
 from serve.service.engine import Engine
+from serve.service.methods import install_methods
 from serve.service.page import make_page_router
 from serve.service.problems import install_problems
 
@@ -38,10 +39,13 @@ def make_app(engine: Engine, keys: Keys | None) -> FastAPI:
     )  # fmt: skip
     app.state.engine, app.state.keys = engine, keys
     install_problems(app)
+    install_methods(app)
     for router in (make_page_router(), state.router, videos.router, scoring.router):
         app.include_router(router)
     app.add_middleware(Edge, metrics=engine.metrics, is_stopping=engine.stopping.is_set, local=keys is None)
     _describe_problems(app)
+    if keys is None:
+        _describe_no_keys(app)
     return app
 
 
@@ -56,3 +60,13 @@ def _describe_problems(app: FastAPI) -> None:
                 operation["responses"]["422"] = list_problems(422)[422]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+
+
+def _describe_no_keys(app: FastAPI) -> None:
+    """Takes out of that document what no client of a service without keys has to give, or will ever be answered."""
+    document = app.openapi()
+    del document["components"]["securitySchemes"]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation.pop("security", None)
+            operation["responses"].pop("401", None)

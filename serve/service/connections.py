@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+from http import HTTPStatus
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from serve.service.problems import MEDIA_TYPE, ProblemError, describe_problem
+
 MOST_DESCRIPTORS = 8192
-CROWDED = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 10\r\nContent-Length: 0\r\n\r\n"
-LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+CROWDED = ProblemError(503, "crowded", "Too many connections are open; come again soon.", {"Retry-After": "10"})
+LATE = ProblemError(408, "late", "The head of the request did not come in time.")
+BROKEN = {
+    400: ProblemError(400, "no-http", "The request is not HTTP as it is understood here."),
+    431: ProblemError(431, "long-head", "The head of the request is larger than is taken here."),
+    501: ProblemError(501, "unknown-coding", "The request has a Transfer-Encoding that is not known here."),
+}
 
 
 class Connection(H11Protocol):
@@ -26,7 +35,7 @@ class Connection(H11Protocol):
         """Begins; one too many is ended at once."""
         super().connection_made(transport)
         if len(self.connections) > self.most:
-            self._end(CROWDED)
+            self._end(write_refusal(CROWDED))
         else:
             self._late = self.loop.call_later(self.head_s, self._give_up)
 
@@ -43,6 +52,13 @@ class Connection(H11Protocol):
         elif self._late is None:
             self._late = self.loop.call_later(self.head_s, self._give_up)
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuses what is no request; the server calls this while it handles the error that says why."""
+        error = sys.exception()
+        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        self._end(b"" if begun else write_refusal(BROKEN.get(status, BROKEN[400])))
+
     def pause_writing(self) -> None:
         """The client does not take its answer as fast as it is given."""
         super().pause_writing()
@@ -55,12 +71,23 @@ class Connection(H11Protocol):
 
     def _give_up(self) -> None:
         begun, _ = self.conn.trailing_data
-        self._end(LATE if begun else b"")
+        self._end(write_refusal(LATE) if begun else b"")
 
     def _end(self, answer: bytes) -> None:
         if not self.transport.is_closing():
             self.transport.write(answer)
             self.transport.close()
+
+
+def write_refusal(problem: ProblemError) -> bytes:
+    """The whole answer of a connection that ends with it."""
+    document = json.dumps(describe_problem(problem.status, problem.name, problem.detail)).encode()
+    headers = {
+        **problem.headers, "Connection": "close", "Cache-Control": "no-store", "Content-Type": MEDIA_TYPE,
+        "Content-Length": str(len(document)),
+    }  # fmt: skip
+    head = [f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}", *map(": ".join, headers.items())]
+    return "\r\n".join([*head, "", ""]).encode() + document
 
 
 def allow_connections() -> int:

@@ -179,9 +179,10 @@ def list_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 BYTES = {
     "requestBody": {
         "required": True,
-        "description": "The bytes of the file.",
+        "description": "The bytes of the file; without any, the request is refused with 422.",
         "content": {
-            kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("application/octet-stream", "video/*")
+            kind: {"schema": {"type": "string", "format": "binary", "minLength": 1}}
+            for kind in ("application/octet-stream", "video/*")
         },
     }
 }

@@ -8,13 +8,13 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from serve.service.access import LOCAL, Keys
+from serve.service.access import CHALLENGE, INVALID, LOCAL, Keys
 from serve.service.engine import Engine
 from serve.service.problems import ProblemError
 from serve.service.uploads import Upload
 
 TYPES = re.compile(r"video/[\w.+-]+|application/octet-stream|application/mp4|application/mxf", re.IGNORECASE)
-BEARER = HTTPBearer(auto_error=False, description="An API key; not needed on a service without keys.")
+BEARER = HTTPBearer(auto_error=False, description="An API key.")
 
 Name = Annotated[str, Query(max_length=1000, description="What the file is called; shown, and nothing else.")]
 
@@ -36,7 +36,7 @@ def get_owner(request: Request, given: Given) -> str:
     owner = keys.find_owner(given.credentials) if given else None
     if owner is None:
         detail = "This key is not known." if given else "A key is needed: Authorization: Bearer KEY."
-        raise ProblemError(401, "no-key", detail, {"WWW-Authenticate": "Bearer"})
+        raise ProblemError(401, "no-key", detail, INVALID if given else CHALLENGE)
     return owner
 
 
@@ -45,7 +45,11 @@ Owner = Annotated[str, Depends(get_owner)]
 
 
 def require_type(request: Request) -> None:
-    """Refuses a body that does not call itself a video."""
+    """Refuses a body that does not call itself a video, or is one behind a coding such as gzip."""
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        detail = f"The Content-Encoding says {coding[:80]!r}; send the bytes of the file as they are."
+        raise ProblemError(415, "encoded", detail, {"Accept-Encoding": "identity"})
     kind = request.headers.get("content-type", "").partition(";")[0].strip()
     if not TYPES.fullmatch(kind):
         said = f"{kind[:80]!r}" if kind else "nothing"

@@ -86,12 +86,15 @@ class Engine:
         self.scoring = ThreadPoolExecutor(settings.jobs, thread_name_prefix="at-once")
         self._threads: list[Thread] = []
 
-    def start(self) -> None:
-        """Finds again what a death interrupted, deletes what nobody owns, and begins to work."""
+    def recover(self) -> None:
+        """Finds again what a death interrupted and deletes what nobody owns, before anything is taken."""
         waiting = self.store.recover(describe_problem(500, "died", DIED))
         stray = self.uploads.sweep(self.store.list_ids(), self.store.list_ids(report=True))
         self._tidy()
-        LOG.info("started", extra={"facts": {"waiting": waiting, "stray_files": stray}})
+        LOG.info("recovered", extra={"facts": {"waiting": waiting, "stray_files": stray}})
+
+    def start(self) -> None:
+        """Begins to work."""
         works: list[Callable[[], None]] = [partial(self._work, self._claim) for _ in range(self.settings.jobs)]
         works += [partial(self._work, self._claim_report), self._keep_tidy]
         for number, work in enumerate(works):
@@ -158,16 +161,17 @@ class Engine:
         """Takes in an upload: answered at once where its owner had these bytes answered before, else it waits."""
         wanted = Report.WAITING if report else Report.NONE
         job = Job(upload.id, owner, name, State.QUEUED, upload.size_bytes, upload.sha256, time.time(), report=wanted)
-        answered = self.store.find_answer(owner, upload.sha256, self.terms)
         self.metrics.uploaded.inc(upload.size_bytes)
-        if answered is not None and answered.verdict is not None:
-            job = self._answer(job, answered, answered.verdict)
+        if (told := self._tell_again(job)) is not None:
+            job = replace(
+                job, state=State.DONE, ended_at=time.time(), cached=True, report=told.report,
+                summary=summarise(told.verdict), verdict=told.verdict, explanation=told.explanation,
+            )  # fmt: skip
             self.store.add_answered(job, self.terms)
             self._drop_upload(job)
-            self.metrics.cached.inc()
         else:
             self._measure(upload.path, name)
-            self.store.add(job, self.terms)
+            self.store.add(job)
             self.metrics.accepted.inc()
         self._wake()
         return job
@@ -236,18 +240,19 @@ class Engine:
             self._glance.release()
         return 0.0
 
-    def _answer(self, job: Job, answered: Job, verdict: dict[str, Any]) -> Job:
-        """The job with the verdict on the same bytes, and with its report, where there is one by now."""
-        verdict = {**verdict, "path": job.name}
+    def _tell_again(self, job: Job) -> _Told | None:
+        """What was told of the same bytes, with the report where there is one by now; None where nothing was."""
+        answered = self.store.find_answer(job.owner, job.sha256, self.terms)
+        if answered is None or answered.verdict is None:
+            return None
+        verdict = {**answered.verdict, "path": job.name}
         spoken = Verdict.from_document(verdict)
         explanation = explain(spoken).to_document()  # it names the file
         both = job.report is Report.WAITING and answered.report is Report.READY
         copied = both and self.uploads.copy_report(answered.id, job.id)
         report = Report.READY if copied else self._plan_report(job, spoken)
-        return replace(
-            job, state=State.DONE, ended_at=time.time(), cached=True, report=report, summary=summarise(verdict),
-            verdict=verdict, explanation=explanation,
-        )  # fmt: skip
+        self.metrics.cached.inc()
+        return _Told(verdict, explanation, report)
 
     def _work(self, claim: Callable[[], Callable[[], None] | None]) -> None:
         while not self.stopping.is_set():
@@ -262,7 +267,7 @@ class Engine:
 
     def _claim(self) -> Callable[[], None] | None:
         with self._changed:
-            if (job := self.store.claim()) is not None:
+            if (job := self.store.claim(self.terms)) is not None:
                 return partial(self._run, job, self._begin(self._runs, job))
             self._changed.wait(LOOK_S)
             return None
@@ -306,6 +311,9 @@ class Engine:
             self._wake()
 
     def _score(self, job: Job, run: Run) -> _End:
+        if (known := self._tell_again(job)) is not None:  # sent twice, as by a client that lost its first answer
+            finish = partial(self.store.finish, job.id, known.verdict, known.explanation, known.report)
+            return _End(known.verdict["outcome"], partial(finish, reusable=True, cached=True), known.report)
         path = self._locate(job)
         verdict = rename_verdict(self.scorer.score(path, run.note_progress, run), path, job.name)
         report, document = self._plan_report(job, verdict), verdict.to_document()
@@ -409,6 +417,15 @@ class _Deadline:
     def is_set(self) -> bool:
         """Whether it is over."""
         return time.monotonic() >= self.until
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A verdict and what it means, as a job has them, and where its report stands."""
+
+    verdict: dict[str, Any]
+    explanation: dict[str, Any]
+    report: Report
 
 
 @dataclass(frozen=True)

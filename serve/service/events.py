@@ -10,6 +10,7 @@ from typing import Any
 
 LOOK_S = 0.1
 ALIVE_S = 15.0
+LAST = "last"  # the id of the event after which nothing will change
 
 Document = dict[str, Any]
 Read = Callable[[], tuple[Document, bool] | None]
@@ -36,7 +37,8 @@ async def tell_changes(
             seen = await asyncio.to_thread(show)
             if seen is not None:
                 said = time.monotonic()
-                yield f"event: job\ndata: {json.dumps(seen[0])}\n\n".encode()
+                end = f"id: {LAST}\n" if seen[1] else ""
+                yield f"event: job\ndata: {json.dumps(seen[0])}\n{end}\n".encode()
         elif time.monotonic() - said >= ALIVE_S:
             said = time.monotonic()
             yield b": still here\n\n"

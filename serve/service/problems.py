@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -38,14 +39,14 @@ def refuse_stopping() -> ProblemError:
     return ProblemError(503, "stopping", "The service is stopping; send it again soon.", {"Retry-After": "10"})
 
 
-def describe_problem(status: int, name: str, detail: str, instance: str = "") -> dict[str, Any]:
-    """The document of a problem; without a name it says no more than its status."""
+def describe_problem(status: int, name: str, detail: str, path: str = "") -> dict[str, Any]:
+    """The document of a problem with what is found at a path; without a name it says no more than its status."""
     return {
         "type": f"/problems/{name}" if name else "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "instance": instance,
+        "instance": quote(path),
         "request_id": REQUEST_ID.get(),
     }
 
@@ -66,24 +67,24 @@ def install_problems(app: FastAPI) -> None:
 
     @app.exception_handler(ProblemError)
     async def refuse(request: Request, error: ProblemError) -> JSONResponse:
-        return answer_problem(error, request.url.path)
+        return answer_problem(error, request.scope["path"])
 
     @app.exception_handler(HTTPException)
     async def translate(request: Request, error: HTTPException) -> JSONResponse:
         plain = HTTPStatus(error.status_code)
         detail = plain.description if error.detail == plain.phrase else str(error.detail)
         problem = ProblemError(error.status_code, "", detail or plain.phrase, error.headers)
-        return answer_problem(problem, request.url.path)
+        return answer_problem(problem, request.scope["path"])
 
     @app.exception_handler(RequestValidationError)
     async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
         found = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
-        return answer_problem(ProblemError(422, "not-understood", f"The request has {found}."), request.url.path)
+        return answer_problem(ProblemError(422, "not-understood", f"The request has {found}."), request.scope["path"])
 
     @app.exception_handler(DiskError)
     async def tell_full(request: Request, error: DiskError) -> JSONResponse:
         LOG.error("disk", extra={"facts": {"error": str(error)}})
-        return answer_problem(ProblemError(507, "disk-full", FULL), request.url.path)
+        return answer_problem(ProblemError(507, "disk-full", FULL), request.scope["path"])
 
 
 def is_full(error: OSError) -> bool:

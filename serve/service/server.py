@@ -56,6 +56,7 @@ def serve(settings: Settings, model: Path, host: str, port: int, keys: Path | No
     try:
         with Scorer.open(model, device, **settings.choices, jobs=settings.jobs, limits=settings.limits) as scorer:
             engine = Engine(settings, scorer, store, uploads, Metrics(), str(model))
+            engine.recover()
             Connection.most = allow_connections()
             config = uvicorn.Config(
                 make_app(engine, known), host=host, port=port, log_config=None, access_log=False, server_header=False,

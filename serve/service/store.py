@@ -60,13 +60,13 @@ class Store:
                 self._db.close()
                 raise
 
-    def add(self, job: Job, terms: str) -> None:
-        """Takes in a job whose upload lies safely on the disk."""
+    def add(self, job: Job) -> None:
+        """Takes in a job whose upload lies safely on the disk; it has no terms before it is claimed."""
         with self._change() as db:
             db.execute(
                 "INSERT INTO jobs (id, owner, name, state, size_bytes, sha256, terms, created_at, report) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (job.id, job.owner, job.name, job.state, job.size_bytes, job.sha256, terms, job.created_at, job.report),
+                "VALUES (?, ?, ?, ?, ?, ?, '', ?, ?)",
+                (job.id, job.owner, job.name, job.state, job.size_bytes, job.sha256, job.created_at, job.report),
             )
 
     def add_answered(self, job: Job, terms: str) -> None:
@@ -82,31 +82,27 @@ class Store:
                 ),
             )  # fmt: skip
 
-    def claim(self) -> Job | None:
-        """Makes the job whose turn it is a running one, and no other caller's."""
-        return self._claim("state = 'queued'", "state = 'running', started_at = ?", time.time())
+    def claim(self, terms: str) -> Job | None:
+        """Makes the job whose turn it is a running one, and no other caller's, which scores it under these terms."""
+        return self._claim("state = 'queued'", "state = 'running', started_at = ?, terms = ?", time.time(), terms)
 
     def claim_report(self) -> Job | None:
         """The same for a job that is done and whose report waits."""
         return self._claim("state = 'done' AND report = 'waiting'", "report = 'making'")
 
     def finish(
-        self, job_id: str, verdict: dict[str, Any], explanation: dict[str, Any], report: Report, *, reusable: bool
-    ) -> bool:
-        """Ends a running job with its verdict; False where it was not running."""
+        self, job_id: str, verdict: dict[str, Any], explanation: dict[str, Any], report: Report,
+        *, reusable: bool, cached: bool = False,
+    ) -> bool:  # fmt: skip
+        """Ends a running job with its verdict, `cached` with that of another job; False where it was not running."""
         return self._alter(
-            "UPDATE jobs SET state = 'done', ended_at = ?, attempts = 0, summary = ?, verdict = ?, "
+            "UPDATE jobs SET state = 'done', ended_at = ?, attempts = 0, cached = ?, summary = ?, verdict = ?, "
             "explanation = ?, report = ?, reusable = ? WHERE id = ? AND state = 'running'",
             (
-                time.time(),
-                json.dumps(summarise(verdict)),
-                json.dumps(verdict),
-                json.dumps(explanation),
-                report,
-                reusable,
-                job_id,
+                time.time(), cached, json.dumps(summarise(verdict)), json.dumps(verdict), json.dumps(explanation),
+                report, reusable, job_id,
             ),
-        )
+        )  # fmt: skip
 
     def finish_report(self, job_id: str, report: Report) -> bool:
         """Says what became of a report that was being made; False where nobody wants it any more."""

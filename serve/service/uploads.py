@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from extract.errors import DiskError
 from extract.files import translate_os_errors
@@ -105,6 +106,10 @@ class Uploads:
         """Raises DiskError where so many bytes more would leave too little for everything else."""
         if shutil.disk_usage(self._uploads).free < size + SPARE_BYTES:
             raise DiskError(f"no space left in {self._uploads} for {size} bytes; free some space")
+
+    def open_report(self, job_id: str) -> BinaryIO:
+        """A job's report; raises FileNotFoundError where it has none."""
+        return self.locate_report(job_id).open("rb")
 
     def copy_report(self, source_id: str, job_id: str) -> bool:
         """Gives a job the report of another; False where that has none."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any
-from urllib.parse import urlencode
+from typing import Annotated, Any, BinaryIO
+from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 
+from serve.service.access import INVALID
 from serve.service.documents import BYTES, JobDocument, JobsDocument, LinkDocument, list_problems
 from serve.service.door import Given, Name, Owner, Served, get_owner, receive, require_type
 from serve.service.engine import Engine
-from serve.service.events import tell_changes
+from serve.service.events import LAST, tell_changes
 from serve.service.jobs import Job, Report, State, clean_name, format_time, to_document
 from serve.service.problems import ProblemError
 
@@ -21,6 +24,7 @@ REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+CHUNK_BYTES = 1 << 16  # of a report
 PATIENCE_S = 2.0  # for a running job to notice that it was cancelled
 LOOK_S = 0.1
 
@@ -117,10 +121,20 @@ def delete_video(job_id: JobId, engine: Served, owner: Owner) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/v1/videos/{id}/events", response_class=StreamingResponse, responses=list_problems(401, 404))
-def follow_video(job_id: JobId, engine: Served, owner: Owner) -> StreamingResponse:
-    """The job at each change, as server-sent events named `job`, until its outcome is known and its report settled."""
-    find_job(engine, job_id, owner, lean=True)
+@router.get(
+    "/v1/videos/{id}/events", response_class=StreamingResponse,
+    responses={204: {"description": "All was told to this client already"}, **list_problems(401, 404)},
+)  # fmt: skip
+def follow_video(
+    job_id: JobId, engine: Served, owner: Owner, last_event_id: Annotated[str | None, Header(max_length=100)] = None
+) -> Response:
+    """The job at each change, as server-sent events named `job`, until its outcome is known and its report settled.
+
+    That event has the id `last`: an EventSource, which connects again after every end, is answered 204 and stops.
+    """
+    job = find_job(engine, job_id, owner, lean=True)
+    if last_event_id == LAST and job.settled:
+        return Response(status_code=204)
 
     def look() -> tuple[dict[str, Any], bool] | None:
         job = engine.store.find(job_id, owner, lean=True)
@@ -141,30 +155,33 @@ def get_reader(
     given: Given,
     ticket: Annotated[str | None, Query(max_length=300, description="From a link; replaces the key.")] = None,
 ) -> str:
-    """Whose report is asked for, by key or by ticket; raises ProblemError without either."""
-    if ticket is None:
+    """Whose report is asked for, by key or by ticket; raises ProblemError without either where one is needed."""
+    if ticket is None or request.app.state.keys is None:
         return get_owner(request, given)
     owner = engine.tickets.find_owner(ticket, job_id)
     if owner is None:
-        raise ProblemError(403, "no-ticket", "This link does not hold any more; open the report from the page again.")
+        detail = "This link does not hold any more; open the report from the page again."
+        raise ProblemError(401, "no-ticket", detail, INVALID)
     return owner
 
 
-@router.get(
-    "/v1/videos/{id}/report", response_class=FileResponse, responses=list_problems(401, 403, 404, 422)
-)  # fmt: skip
+@router.get("/v1/videos/{id}/report", response_class=HTMLResponse, responses=list_problems(401, 404))
 def send_report(
     job_id: JobId, engine: Served, owner: Annotated[str, Depends(get_reader)], download: bool = False
-) -> FileResponse:
+) -> StreamingResponse:
     """The page with the evidence."""
     job = find_report(engine, job_id, owner)
-    return FileResponse(
-        engine.uploads.locate_report(job.id),
-        media_type="text/html; charset=utf-8",
-        filename=f"{job.name}.report.html",
-        content_disposition_type="attachment" if download else "inline",
-        headers={"Content-Security-Policy": REPORT_POLICY},
-    )
+    try:
+        page = engine.uploads.open_report(job.id)  # here, so that a deletion from now on does not cut it off
+    except FileNotFoundError as error:
+        raise _refuse_report() from error
+    name = quote(f"{job.name}.report.html", safe="")
+    headers = {
+        "Content-Length": str(os.fstat(page.fileno()).st_size),
+        "Content-Security-Policy": REPORT_POLICY,
+        "Content-Disposition": f"{'attachment' if download else 'inline'}; filename*=UTF-8''{name}",
+    }
+    return StreamingResponse(_read_on(page), media_type="text/html; charset=utf-8", headers=headers)
 
 
 @router.post("/v1/videos/{id}/report/link", response_model=LinkDocument, responses=list_problems(401, 404))
@@ -180,5 +197,15 @@ def find_report(engine: Engine, job_id: str, owner: str) -> Job:
     """An owner's job that has a report; raises ProblemError for one without."""
     job = find_job(engine, job_id, owner, lean=True)
     if job.report is not Report.READY or not engine.uploads.locate_report(job.id).is_file():
-        raise ProblemError(404, "no-report", "There is no report on this video, or none yet.")
+        raise _refuse_report()
     return job
+
+
+def _refuse_report() -> ProblemError:
+    return ProblemError(404, "no-report", "There is no report on this video, or none yet.")
+
+
+def _read_on(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
