@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test browser lint bench clean
 
 demo: .venv/.installed
 	$(BIN)/unmask demo --out data/demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The tests of the web page, in the Chromium of this machine.
+browser: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[browser]"
+	$(BIN)/python -m pytest -m browser
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

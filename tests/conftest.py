@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from tests.media import carphone_frames, write_video
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient
 
+    from tests.page_service import Stand
     from tests.service_client import GatedScorer
     from tests.service_process import Service
 
@@ -135,3 +136,29 @@ def start(pipeline: Pipeline, tmp_path: Path) -> Iterator[Start]:
         service.process.kill()
         service.process.wait()
         service.client.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for the tests of one module: what drives it keeps an event loop that others would trip over."""
+    from tests.page_client import launch_chromium
+
+    with launch_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def stand() -> Stand:
+    """What the stand-in for the service remembers."""
+    from tests.page_service import Stand
+
+    return Stand()
+
+
+@pytest.fixture
+def page(browser: Any, stand: Stand) -> Iterator[Any]:
+    """The page of that stand-in, on a phone."""
+    from tests.page_client import open_page
+
+    with open_page(browser, stand) as page:
+        yield page

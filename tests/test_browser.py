@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,27 +24,10 @@ from serve.verdict import DEMONSTRATION
 from serve.words import REASONS, format_clock, format_prob
 from tests.conftest import FACE, Pipeline
 from tests.fakes import FixedDetector
-from tests.page_service import SETTLED, Stand, make_answer, make_stand_in, serve_on_loopback
+from tests.page_client import Page, read_result, send
+from tests.page_service import SETTLED, Stand, make_answer, serve_on_loopback
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = os.environ.get("UNMASK_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 pytestmark = pytest.mark.browser
-Page = Any
-
-
-@pytest.fixture(scope="module", name="browser")
-def fixture_browser() -> Iterator[Any]:
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"there is no Chromium at {CHROMIUM}; name it in UNMASK_CHROMIUM")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(name="stand")
-def fixture_stand() -> Stand:
-    return Stand()
 
 
 @pytest.fixture(name="service")
@@ -59,31 +40,6 @@ def fixture_service(pipeline: Pipeline, tmp_path: Path) -> Iterator[str]:
         with serve_on_loopback(make_app(engine, None)) as address:
             yield address
     store.close()
-
-
-@pytest.fixture(name="page")
-def fixture_page(browser: Any, stand: Stand) -> Iterator[Page]:
-    """The page of a stand-in; at the end, no script failed and the policy was kept."""
-    faults: list[str] = []
-    with serve_on_loopback(make_stand_in(stand)) as address:
-        page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.set_default_timeout(10_000)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
-        page.goto(address)
-        yield page
-        page.close()
-    assert faults == []
-
-
-def send(page: Page, *names: str, size: int = 1000, kind: str = "video/mp4") -> None:
-    page.set_input_files("#files", [{"name": name, "mimeType": kind, "buffer": b"x" * size} for name in names])
-
-
-def read_result(page: Page, name: str) -> str:
-    """The text of the result for a name, once it is there; spaces that do not break are spaces."""
-    page.locator("#result-title", has_text=name).wait_for()
-    return str(page.locator("#result").text_content()).replace("\xa0", " ")
 
 
 @pytest.mark.parametrize("name", ["fake.mp4", "real.mp4", "uncertain.mp4"])

@@ -55,7 +55,6 @@ function accept({ verdict, explanation, ...job }) {
 function finish(job) {
   announce(`${say.showSigns(job.name)}: ${tellState(job)}`);
   if (openNext && job.state !== "cancelled") {
-    openNext = false;
     open(job.id, false);
   }
 }
@@ -173,8 +172,9 @@ function describeEnded(job) {
   const word = job.summary?.outcome ?? "";
   const length = job.summary?.duration_s;
   const facts = [length ? say.formatClock(length, false) : "", say.formatBytes(job.size_bytes), say.formatDate(job.created_at)].filter(Boolean);
-  const text = [word ? tellState(job).slice(word.length) : tellState(job), ...facts].join(" · ");
-  const acts = [["Delete", (event) => askDelete(event.currentTarget, job)]];
+  const whole = facts.map((fact) => `\u00a0· ${fact.replaceAll(" ", "\u00a0")}`); // a date is not broken over two lines
+  const text = [word ? tellState(job).slice(word.length) : tellState(job), ...whole].join("");
+  const acts = [["Delete", (event) => event.detail < 2 && askDelete(event.currentTarget, job), "quiet"]]; // once for a double click
   if (job.state !== "cancelled") acts.unshift(["Show result", () => open(job.id, true)]);
   return { key: job.id, name: job.name, kind: job.state, word, text, ratio: null, acts, open: job.id === shown };
 }
@@ -196,6 +196,7 @@ async function askDelete(button, job) {
       button.setAttribute("aria-label", `${button.textContent}${sure ? "" : ":"} ${say.showSigns(job.name)}`);
     };
     tell(true);
+    button.focus(); // Safari gives a pressed button no focus, and the question would stay
     announce("Press again to delete the result and its report for good.");
     button.addEventListener("blur", () => tell(false), { once: true });
     button.addEventListener("keydown", (event) => event.key === "Escape" && tell(false));
@@ -217,6 +218,7 @@ async function askDelete(button, job) {
 
 async function open(id, focus) {
   wanted = id;
+  openNext = false; // what is read now is not replaced by what ends later
   let job;
   try {
     job = await (await call(pathOf(id))).json();
@@ -229,7 +231,7 @@ async function open(id, focus) {
   shown = id;
   history.replaceState(null, "", `#video=${encodeURIComponent(id)}`);
   const result = at("result");
-  result.replaceChildren(...(job.verdict ? renderVerdict(job, makeActs(job)) : renderFailure(job)));
+  result.replaceChildren(...(job.verdict ? [...renderVerdict(job, makeActs(job)), makeButton("Back to the list", goBack, "back")] : renderFailure(job)));
   result.hidden = false;
   document.title = `${job.verdict ? job.verdict.outcome.replaceAll("_", " ") : "Failed"}: ${say.showSigns(job.name)} · unmask`;
   render();
@@ -238,30 +240,32 @@ async function open(id, focus) {
   result.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
 }
 
+const goBack = () => findRow(shown)?.querySelector("button").focus();
+
 function close() {
-  const row = findRow(shown);
+  goBack();
   shown = wanted = null;
   at("result").hidden = true;
   at("result").replaceChildren();
   document.title = "unmask: is this video a deepfake?";
   history.replaceState(null, "", location.pathname);
   render();
-  row?.querySelector("button")?.focus();
 }
 
 function renderFailure(job) {
   return [
     make("h2", { id: "result-title" }, job.state === "cancelled" ? "Cancelled: " : "No result for ", makeName(job.name)),
     make("p", { class: "remark" }, say.showSigns(job.problem?.detail ?? (job.state === "cancelled" ? "It was cancelled before there was a result." : "The service could not finish this file."))),
+    make("div", { class: "acts" }, makeButton("Close", close)),
   ];
 }
 
+const makeButton = (text, act, look = null) => make("button", { type: "button", class: look, onclick: act }, text);
 const nameFile = (job, end) => `${job.name.replace(/[^\p{L}\p{N}._-]+/gu, "_").slice(0, 80) || "video"}.${end}`;
 
 function makeActs(job) {
   const json = () => save(new Blob([JSON.stringify(job.verdict, null, 2)], { type: "application/json" }), nameFile(job, "verdict.json"));
-  const button = (text, act) => make("button", { type: "button", onclick: act }, text);
-  return make("div", { class: "acts" }, make("span", { id: "report-acts" }), button("Download JSON", json), button("Close", close));
+  return make("div", { class: "acts" }, make("span", { id: "report-acts" }), makeButton("Download JSON", json), makeButton("Close", close));
 }
 
 // What there is of the report: links to it, and its pictures, or when they will be there.
@@ -281,8 +285,7 @@ function tellReport(job) {
 
 function makeReportActs(job) {
   if (hasKey()) {
-    const button = (text, act) => make("button", { type: "button", onclick: () => act(job) }, text);
-    return [button("Open report", openReport), button("Download report", saveReport)];
+    return [makeButton("Open report", () => openReport(job)), makeButton("Download report", () => saveReport(job))];
   }
   const link = (text, rest, more) => make("a", { class: "button", href: pathOf(job.id, rest), ...more }, text);
   return [link("Open report", "/report", { target: "_blank", rel: "noopener" }), link("Download report", "/report?download=1", { download: nameFile(job, "report.html") })];
@@ -341,7 +344,7 @@ function report(error) {
     at("key").focus();
   }
   if (error.status === 401 && !hasKey()) return; // the form says it
-  at("trouble").textContent = error.message;
+  if (at("trouble").textContent !== error.message) at("trouble").textContent = error.message; // spoken once
   at("trouble").hidden = false;
 }
 
@@ -376,13 +379,16 @@ function showModel(about) {
   at("model").hidden = facts.length === 0;
 }
 
+let startAgain = 0;
 async function start() {
+  clearTimeout(startAgain);
   try {
     await say.loadWords();
     showModel(await (await call("/v1/model")).json());
     await refresh();
   } catch (error) {
     report(error instanceof Problem ? error : new Problem(0));
+    if (error.status !== 401) startAgain = setTimeout(start, 2 * POLL_MS);
     return;
   }
   clearTrouble();
@@ -422,6 +428,8 @@ addEventListener("drop", (event) => {
   send(event.dataTransfer.files);
 });
 at("result").addEventListener("keydown", (event) => event.key === "Escape" && close());
+addEventListener("click", (event) => event.target.closest("button, a, label") && clearTrouble(), true); // that was before
+addEventListener("beforeunload", (event) => sending.uploads.some((upload) => upload.state !== "failed") && event.preventDefault());
 addEventListener("online", () => start());
 setInterval(() => sending.uploads.some((upload) => upload.state === "resting") && render(), 1000);
 start();

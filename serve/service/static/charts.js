@@ -35,7 +35,8 @@ export function drawScale(verdict, text) {
   ];
   parts.push(line(100 * verdict.threshold, 100 * verdict.threshold, 28, 82, "threshold"));
   for (const [word, left, right] of [["REAL", 0, low], ["UNCERTAIN", low, high], ["FAKE", high, 1]]) {
-    if ((right - left) * 340 > 7.5 * word.length + 8) parts.push(label(50 * (left + right), 48, word, "middle", "word"));
+    const needs = (7.5 * word.length + 8) / (right - left);
+    if (needs < 700) parts.push(label(50 * (left + right), 48, word, "middle", needs < 340 ? "word" : "word wide"));
   }
   for (const value of [0, 0.25, 0.5, 0.75, 1]) {
     if (Math.abs(value - verdict.threshold) > 0.04) parts.push(label(100 * value, 70, String(value), anchor(value), "tick"));

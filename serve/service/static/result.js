@@ -83,8 +83,8 @@ function tellFace(track, face, end, verdict) {
   const label = `P(fake) of face ${track.track} over time: ${face.text}`;
   const rows = make("details", { ontoggle: () => rows.children.length > 1 || rows.append(makeClips(track)) }, make("summary", {}, `Table of ${count} clip${count === 1 ? "" : "s"}`));
   return make(
-    "section",
-    { class: "face", "aria-label": `Face ${track.track}` },
+    "div",
+    { class: "face", role: "group", "aria-label": `Face ${track.track}` },
     make("h4", {}, `Face ${track.track}`),
     make("figure", {}, drawTimeline(track, end, verdict, label), make("figcaption", {}, `${face.text}.`)),
     face.stretches.length
@@ -123,7 +123,7 @@ function makeTable(caption, columns, rows) {
   const head = make("tr", {}, ...columns.map((name) => (name ? make("th", { scope: "col" }, name) : make("td"))));
   const body = rows.map(([first, ...cells]) => make("tr", {}, make("th", { scope: "row" }, first), ...cells.map((cell) => make("td", {}, cell))));
   const table = make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body));
-  return make("div", { class: "table", role: "region", tabindex: "0", "aria-label": caption }, table);
+  return make("div", { class: "table", role: "group", tabindex: "0", "aria-label": caption }, table);
 }
 
 // Frames and heat maps are taken from the report, which is read as a document that runs and loads nothing.

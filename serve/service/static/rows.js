@@ -8,7 +8,7 @@ const rows = new Map();
 export const findRow = (key) => rows.get(key)?.node;
 export const dropRow = (key) => rows.delete(key);
 
-// Shows what is described as {key, name, kind, word, text, ratio, acts, open}; a kind has its acts.
+// Shows what is described as {key, name, kind, word, text, ratio, acts, open}; a kind has its acts, of which some are quiet.
 export function place(list, descriptions) {
   const kept = descriptions.map((one) => {
     const row = rows.get(one.key)?.kind === one.kind ? rows.get(one.key) : makeRow(one);
@@ -27,7 +27,7 @@ function makeRow(first) {
   const text = document.createTextNode("");
   const bar = make("progress", { max: 1, "aria-label": `Progress of ${showSigns(first.name)}`, hidden: true });
   const label = (name) => `${name}: ${showSigns(first.name)}`;
-  const acts = first.acts.map(([name, act]) => make("button", { type: "button", "aria-label": label(name), onclick: act }, name));
+  const acts = first.acts.map(([name, act, look]) => make("button", { type: "button", class: look ?? null, "aria-label": label(name), onclick: act }, name));
   const node = make(
     "li",
     { class: "row" },
@@ -38,7 +38,8 @@ function makeRow(first) {
   );
   const update = (now) => {
     if (text.data !== now.text) text.data = now.text;
-    node.classList.toggle("open", Boolean(now.open));
+    if (now.open) node.setAttribute("aria-current", "true");
+    else node.removeAttribute("aria-current");
     bar.hidden = now.ratio === null;
     if (now.ratio !== null && now.ratio >= 0) bar.value = now.ratio;
     else bar.removeAttribute("value");
