@@ -35,6 +35,14 @@ def service(start: Start) -> Service:
     return start().await_ready()
 
 
+def require_problem(answer: bytes, status: int, kind: str) -> None:
+    """A raw answer with a whole problem document."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert read_status(answer) == status
+    assert b"application/problem+json" in head
+    assert json.loads(body)["type"] == kind
+
+
 def test_a_client_that_pushes_what_is_too_large_reads_why_it_was_refused(start: Start, tmp_path: Path) -> None:
     service = start("--max-size", "1MB").await_ready()
     response = service.client.post("/v1/videos", content=bytes(40 << 20), headers={"Content-Type": "video/mp4"})
@@ -87,9 +95,7 @@ def test_an_upload_under_way_does_not_hold_up_a_stop(service: Service) -> None:
             time.sleep(0.01)
         began = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
-        answer = read_answer(client)
-        assert read_status(answer) == 503
-        assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "/problems/stopping"
+        require_problem(read_answer(client), 503, "/problems/stopping")
     assert service.process.wait(PATIENCE_S) == 0
     assert time.monotonic() - began < GRACE_S
     assert service.list_files("uploads") == []
@@ -149,8 +155,11 @@ def listen(**choices: float) -> Iterator[tuple[str, int]]:
 def test_a_head_that_does_not_come_ends_the_connection(head: bytes) -> None:
     with listen(head_s=0.3) as address, socket.create_connection(address, timeout=PATIENCE_S) as client:
         client.sendall(head)
-        said = client.recv(1 << 16)
-        assert (read_status(said) == 408) if head else (said == b"")
+        said = read_answer(client)
+        if head:
+            require_problem(said, 408, "/problems/late")
+        else:
+            assert said == b""
 
 
 def test_a_head_that_comes_in_drops_ends_the_connection() -> None:
@@ -181,6 +190,6 @@ def test_one_connection_too_many_is_refused_and_the_others_live() -> None:
             client.sendall(GET)
             assert read_status(client.recv(1 << 16)) == 200
         with socket.create_connection(address, timeout=PATIENCE_S) as client:
-            assert read_status(client.recv(1 << 16)) == 503
+            require_problem(read_answer(client), 503, "/problems/crowded")
         for client in kept:
             client.close()
