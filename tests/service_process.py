@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -101,3 +102,12 @@ def read_answer(client: socket.socket) -> bytes:
 def read_status(answer: bytes) -> int:
     """Of a raw answer."""
     return int(answer.split(b" ", 2)[1])
+
+
+def require_raw_problem(answer: bytes, status: int, kind: str) -> None:
+    """A raw answer with a whole problem document."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert read_status(answer) == status
+    assert b"application/problem+json" in head
+    document = json.loads(body)
+    assert (document["status"], document["type"]) == (status, kind)

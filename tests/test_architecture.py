@@ -103,7 +103,6 @@ main(["train", {str(tmp_path / "f.h5")!r}, "--out", {str(tmp_path / "run")!r}])
 
 def test_ctrl_c_while_a_command_is_loaded_ends_it_with_a_word() -> None:
     code = """
-import sys
 import unmask
 def interrupt(name):
     raise KeyboardInterrupt

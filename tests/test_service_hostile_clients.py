@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import socket
 import time
@@ -23,7 +22,7 @@ from serve.service.server import GRACE_S
 from serve.service.uploads import Uploads
 from tests.conftest import Start
 from tests.media import carphone
-from tests.service_process import PATIENCE_S, Service, read_answer, read_status
+from tests.service_process import PATIENCE_S, Service, read_answer, read_status, require_raw_problem
 
 POST = b"POST /v1/videos HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: video/mp4\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -33,14 +32,6 @@ LONG = 64 << 20
 @pytest.fixture
 def service(start: Start) -> Service:
     return start().await_ready()
-
-
-def require_problem(answer: bytes, status: int, kind: str) -> None:
-    """A raw answer with a whole problem document."""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert read_status(answer) == status
-    assert b"application/problem+json" in head
-    assert json.loads(body)["type"] == kind
 
 
 def test_a_client_that_pushes_what_is_too_large_reads_why_it_was_refused(start: Start, tmp_path: Path) -> None:
@@ -95,7 +86,7 @@ def test_an_upload_under_way_does_not_hold_up_a_stop(service: Service) -> None:
             time.sleep(0.01)
         began = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
-        require_problem(read_answer(client), 503, "/problems/stopping")
+        require_raw_problem(read_answer(client), 503, "/problems/stopping")
     assert service.process.wait(PATIENCE_S) == 0
     assert time.monotonic() - began < GRACE_S
     assert service.list_files("uploads") == []
@@ -157,7 +148,7 @@ def test_a_head_that_does_not_come_ends_the_connection(head: bytes) -> None:
         client.sendall(head)
         said = read_answer(client)
         if head:
-            require_problem(said, 408, "/problems/late")
+            require_raw_problem(said, 408, "/problems/late")
         else:
             assert said == b""
 
@@ -190,6 +181,6 @@ def test_one_connection_too_many_is_refused_and_the_others_live() -> None:
             client.sendall(GET)
             assert read_status(client.recv(1 << 16)) == 200
         with socket.create_connection(address, timeout=PATIENCE_S) as client:
-            require_problem(read_answer(client), 503, "/problems/crowded")
+            require_raw_problem(read_answer(client), 503, "/problems/crowded")
         for client in kept:
             client.close()
